@@ -1,0 +1,51 @@
+"""Packaging. Tool settings live in pyproject.toml; `make install` is the usual way in."""
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    # torch.nn.functional.grouped_mm and torch.nn.attention.varlen arrived in 2.10. Open above, so
+    # that a machine with GPUs gets the newest CUDA build.
+    "torch>=2.10",
+    # Pinned exactly: distributed checkpoints, schedules and specs are used at the level of the
+    # source, and these two releases are the ones the test-suite passes on. 0.16.1 is the last for
+    # Python 3.11; 0.17 and later ask for 3.12.
+    "megatron-core==0.16.1; python_version < '3.12'",
+    "megatron-core==0.19.2; python_version >= '3.12'",
+    "psutil",  # megatron-core's checkpoint writer imports it without declaring it
+    "numpy",
+    "pydantic>=2",  # frozen models with ConfigDict
+    "omegaconf>=2.3",
+    "pyyaml",  # the YAML error type that OmegaConf lets through
+    "rich",
+    "typer",
+    "datasets",  # packed documents in Arrow; JSONL, Parquet and hub sources
+    "sentencepiece",
+    "transformers>=5",  # tokenizers and their chat templates only, never its models
+    "jinja2",  # chat templates
+    "safetensors",
+    "matplotlib",
+    "wandb",
+]
+
+EXTRAS = {
+    # CUDA builds of torch bring NCCL and Triton along; nothing else is used on a GPU today.
+    "gpu": [],
+    "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
+    "dev": [
+        "pytest",
+        "pytest-xdist",
+        "packaging",  # the test of the requirements in this file
+        "ruff==0.17.6",  # formatting changes between releases, and CI compares it
+    ],
+}
+
+setup(
+    name="megatron-ring",
+    version="0.1.0.dev0",
+    description="Supervised fine-tuning of Ling-Lite mixture-of-experts models on Megatron-Core",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["megatron_ring", "megatron_ring.*"]),
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+)
