@@ -1,0 +1,17 @@
+"""Devices and library versions: every difference the rest of the program need not know about."""
+
+import torch
+
+from megatron_ring.platform import cpu
+
+
+def prepare() -> torch.device:
+    """Choose this process's device and make megatron-core work on it; call once, first.
+
+    Without a visible GPU the few CUDA calls of megatron-core are answered on the CPU (see cpu.py);
+    with one, nothing is touched.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    cpu.install()
+    return torch.device("cpu")
