@@ -1,0 +1,286 @@
+"""Packed rows, and the folder of them that tools/pack.py writes. `Rows.at_step` is pure.
+
+Shape letters: S = tokens in a row, N = segments in a row (documents, then pieces of padding).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+FORMAT = 1  # of the packed folder; raised when an older reader would misread it
+PAD_SEGMENT = 128  # tokens; padding attends only within short pieces, so that it costs little
+
+Document = tuple[np.ndarray, np.ndarray]  # tokens int32 [n], targets bool [n]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed row. Segments tile it exactly: cu_seqlens[0] == 0, cu_seqlens[-1] == S."""
+
+    tokens_S: np.ndarray  # int32
+    labels_S: np.ndarray  # int32; the next token of the same document, 0 where there is none
+    mask_S: np.ndarray  # bool; True where labels_S is a target
+    positions_S: np.ndarray  # int32; restarts at 0 in every segment
+    cu_seqlens: np.ndarray  # int32 [N + 1]; segment boundaries, as variable-length attention wants
+    num_documents: int  # segments before the padding
+    sources: np.ndarray = field(  # int8 [num_documents]; index into Rows.sources
+        default_factory=lambda: np.zeros(0, np.int8)
+    )
+
+    @property
+    def num_supervised(self) -> int:
+        """Positions whose label is a target."""
+        return int(self.mask_S.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.cu_seqlens[self.num_documents])
+
+    @property
+    def padding_S(self) -> np.ndarray:
+        """bool [S]; True on padding, known by position: the pad id may also be the end token."""
+        return np.arange(len(self.tokens_S)) >= self.num_tokens
+
+
+def make_row(
+    documents: Sequence[Document],
+    row_tokens: int,
+    pad_id: int,
+    sources: Sequence[int] | None = None,
+) -> Row:
+    """Lay whole documents end to end and cut the rest into padding of at most PAD_SEGMENT tokens.
+
+    A document's first token is never a label: nothing comes before it. ValueError when the
+    documents do not fit, one is empty, or its targets are not as long as its tokens.
+    """
+    lengths = []
+    for index, (tokens, targets) in enumerate(documents):
+        if len(tokens) != len(targets):
+            raise ValueError(f"document {index}: {len(tokens)} tokens but {len(targets)} targets")
+        if not len(tokens):
+            raise ValueError(f"document {index} is empty")
+        lengths.append(len(tokens))
+    used = sum(lengths)
+    if used > row_tokens:
+        raise ValueError(
+            f"{len(lengths)} documents of {used} tokens in all do not fit a row of {row_tokens}"
+        )
+    padding = range(used, row_tokens, PAD_SEGMENT)
+    cu_seqlens = np.array([*np.cumsum([0, *lengths])[:-1], *padding, row_tokens], dtype=np.int32)
+    tokens_S = np.full(row_tokens, pad_id, np.int32)
+    labels_S = np.zeros(row_tokens, np.int32)
+    mask_S = np.zeros(row_tokens, bool)
+    for start, (tokens, targets) in zip(cu_seqlens.tolist(), documents, strict=False):
+        stop = start + len(tokens)
+        tokens_S[start:stop] = tokens
+        labels_S[start : stop - 1] = tokens[1:]
+        mask_S[start : stop - 1] = targets[1:]
+    positions_S = np.arange(row_tokens) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
+    return Row(
+        tokens_S=tokens_S,
+        labels_S=labels_S,
+        mask_S=mask_S,
+        positions_S=positions_S.astype(np.int32),
+        cu_seqlens=cu_seqlens,
+        num_documents=len(lengths),
+        sources=np.asarray([0] * len(lengths) if sources is None else sources, dtype=np.int8),
+    )
+
+
+class Rows:
+    """A packed folder, opened. Documents stay in memory-mapped Arrow; a row reads only its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        documents: datasets.Dataset,
+        plan_documents: np.ndarray,
+        row_starts: np.ndarray,
+    ) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.documents = documents
+        self._arrow = documents.select_columns(["tokens", "targets", "source"]).with_format("arrow")
+        self._plan_documents = plan_documents
+        self._row_starts = row_starts
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Rows":
+        """Open a folder written by tools/pack.py; ValueError when it is none, or its parts differ.
+
+        Only counts are compared here, which takes no time; `verify` reads everything.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        try:
+            documents = datasets.load_from_disk(str(folder / "documents"))
+            plan_documents = np.load(folder / "plan_documents.npy", mmap_mode="r")
+            row_starts = np.load(folder / "plan_row_starts.npy", mmap_mode="r")
+        except (OSError, EOFError, ValueError, pa.ArrowInvalid) as error:
+            raise ValueError(f"{folder} is damaged: {error}; pack it again") from error
+        counts = {
+            "documents": (manifest["num_documents"], len(documents)),
+            "rows": (manifest["num_rows"], len(row_starts) - 1),
+            "placements": (manifest["num_placements"], len(plan_documents)),
+        }
+        for what, (promised, found) in counts.items():
+            if promised != found:
+                raise ValueError(
+                    f"{folder} is damaged: manifest.json promises {promised} {what}, "
+                    f"the files hold {found}; pack it again"
+                )
+        return cls(folder, manifest, documents, plan_documents, row_starts)
+
+    @property
+    def row_tokens(self) -> int:
+        """S: tokens in a row."""
+        return self.manifest["row_tokens"]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the plan, over all epochs."""
+        return self.manifest["num_rows"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex hash of tokens, targets, sources, plan, row length and tokenizer."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def tokenizer_size(self) -> int:
+        """Highest id of the tokenizer plus one; a model's vocabulary must be at least this."""
+        return self.manifest["tokenizer"]["size"]
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources; Row.sources indexes them."""
+        return [source["name"] for source in self.manifest["sources"]]
+
+    def num_steps(self, rows_per_step: int) -> int:
+        """Steps of the whole plan; the last may be filled up with padding rows."""
+        return -(-self.num_rows // rows_per_step)
+
+    def documents_of(self, row: int) -> list[int]:
+        """Indices into `documents`, in the row's order."""
+        if not 0 <= row < self.num_rows:
+            raise ValueError(f"row {row} is outside the plan of {self.num_rows} rows (0 first)")
+        start, stop = self._row_starts[row : row + 2]
+        return self._plan_documents[start:stop].tolist()
+
+    def row(self, row: int) -> Row:
+        """Row number `row` of the plan, in training order."""
+        table = self._arrow[self.documents_of(row)]
+        tokens = _split(table.column("tokens"))
+        targets = _split(table.column("targets"))
+        return make_row(
+            list(zip(tokens, targets, strict=True)),
+            self.row_tokens,
+            self.manifest["tokenizer"]["pad_id"],
+            table.column("source").to_pylist(),
+        )
+
+    def at_step(self, step: int, rows_per_step: int, rank: int = 0, size: int = 1) -> list[Row]:
+        """Rows of one data-parallel rank at one step; a pure function of its arguments.
+
+        Row i of the step's rows_per_step goes to rank i % size, so the union over ranks does not
+        depend on their number. Rows past the end of the plan are all padding: nothing is dropped.
+        """
+        if rows_per_step % size:
+            raise ValueError(f"rows_per_step={rows_per_step} is not a multiple of {size} ranks")
+        if not 0 <= rank < size:
+            raise ValueError(f"rank {rank} is outside 0..{size - 1}")
+        if not 0 <= step < self.num_steps(rows_per_step):
+            raise ValueError(
+                f"step {step} is outside the plan of {self.num_steps(rows_per_step)} steps "
+                f"({self.num_rows} rows, {rows_per_step} a step, step 0 first)"
+            )
+        first = step * rows_per_step
+        numbers = range(first + rank, first + rows_per_step, size)
+        return [self.row(n) if n < self.num_rows else self._empty_row() for n in numbers]
+
+    def verify(self) -> None:
+        """Read everything and hash it again; ValueError when it is not what was packed."""
+        hasher = FolderHash()
+        for batch in self._arrow.iter(1024):
+            for tokens, targets, source in zip(
+                _split(batch.column("tokens")),
+                _split(batch.column("targets")),
+                batch.column("source").to_pylist(),
+                strict=True,
+            ):
+                hasher.add(tokens, targets, source)
+        found = hasher.finish(
+            self.row_tokens, self.manifest["tokenizer"], self._plan_documents, self._row_starts
+        )
+        if found != self.fingerprint:
+            raise ValueError(
+                f"{self.folder} is damaged: manifest.json has fingerprint {self.fingerprint}, "
+                f"its contents {found}; pack it again"
+            )
+
+    def _empty_row(self) -> Row:
+        return make_row([], self.row_tokens, self.manifest["tokenizer"]["pad_id"])
+
+
+class FolderHash:
+    """The fingerprint: documents are added in order, the plan and the tokenizer at the end."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, tokens: np.ndarray, targets: np.ndarray, source: int) -> None:
+        """Take in one document."""
+        self._hash.update(np.array([len(tokens), source], dtype="<i8").tobytes())
+        self._hash.update(np.asarray(tokens, dtype="<i4").tobytes())
+        self._hash.update(np.packbits(targets).tobytes())
+
+    def finish(
+        self,
+        row_tokens: int,
+        tokenizer: dict[str, Any],
+        plan_documents: np.ndarray,
+        row_starts: np.ndarray,
+    ) -> str:
+        """Hex digest of everything that decides a row."""
+        decides = {key: tokenizer[key] for key in ("fingerprint", "size", "eos_id", "pad_id")}
+        head = {"format": FORMAT, "row_tokens": row_tokens, "tokenizer": decides}
+        self._hash.update(json.dumps(head, sort_keys=True).encode())
+        for array in (row_starts, plan_documents):
+            self._hash.update(np.asarray(array, dtype="<i8").tobytes())
+        return self._hash.hexdigest()
+
+
+def _split(column: pa.ChunkedArray) -> Iterable[np.ndarray]:
+    """One numpy array for each list of a column."""
+    for chunk in column.chunks:
+        offsets = chunk.offsets.to_numpy()
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+            yield values[start:stop]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} is not a packed folder: there is no {file}; make one with tools/pack.py"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}; pack it again") from None
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} has format {manifest.get('format')}, this program reads format {FORMAT}; "
+            "pack it again"
+        )
+    return manifest
