@@ -50,7 +50,10 @@ class _Stream:
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    record = wait = synchronize = wait_stream = wait_event = record_event = _nothing
+    def record_event(self, event: "_Stream | None" = None) -> "_Stream":
+        return self
+
+    record = wait = synchronize = wait_stream = wait_event = _nothing
 
 
 def install() -> None:

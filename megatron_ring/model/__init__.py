@@ -1,0 +1,1 @@
+"""Ling-Lite on megatron-core: the parts we replace through its layer specs."""

@@ -1,0 +1,251 @@
+"""Ling-Lite as a GPTModel: TransformerConfig and layer specs, packed rows in, log-probabilities out.
+
+Letters: S tokens in a row · V vocabulary rows on this rank · D hidden · E experts.
+"""
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import (
+    gather_from_sequence_parallel_region,
+)
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
+from torch import Tensor
+
+from megatron_ring.config import Config, ModelConfig, ParallelConfig
+from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
+from megatron_ring.model.attention import (
+    PackedSelfAttention,
+    Packing,
+    choose_backend,
+    rotary_angles,
+)
+from megatron_ring.model.experts import RoutedExperts
+from megatron_ring.model.norm import RMSNorm
+from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
+
+
+def transformer_config(
+    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype
+) -> TransformerConfig:
+    """megatron-core's configuration of the same architecture."""
+    dense = model.first_k_dense_replace
+    return TransformerConfig(
+        num_layers=model.num_hidden_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_key_value_heads,
+        kv_channels=model.head_size,
+        ffn_hidden_size=model.intermediate_size,
+        num_moe_experts=model.num_experts,
+        moe_router_topk=model.num_experts_per_tok,
+        moe_ffn_hidden_size=model.moe_intermediate_size,
+        moe_shared_expert_intermediate_size=model.shared_intermediate_size or None,
+        moe_layer_freq=[0] * dense + [1] * (model.num_hidden_layers - dense),
+        moe_router_load_balancing_type="none",  # LingRouter adds its own, with exact weights
+        moe_router_dtype="fp32",
+        moe_token_dispatcher_type="alltoall",
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.rms_norm_eps,
+        hidden_dropout=0.0,  # megatron-core's default is 0.1
+        attention_dropout=0.0,
+        tensor_model_parallel_size=parallel.tp,
+        sequence_parallel=parallel.tp > 1,  # required with experts
+        pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+        expert_model_parallel_size=parallel.ep,
+        expert_tensor_parallel_size=1,
+        recompute_granularity="full" if parallel.recompute == "full" else None,
+        recompute_method="uniform" if parallel.recompute == "full" else None,
+        recompute_num_layers=1 if parallel.recompute == "full" else None,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        use_cpu_initialization=not torch.cuda.is_available(),
+        perform_initialization=False,  # weights come from a source; see weights.py
+        gradient_accumulation_fusion=False,  # needs Apex
+        bias_dropout_fusion=False,
+        deterministic_mode=False,
+    )
+
+
+def layer_spec(is_moe: bool, model: ModelConfig, attention: str, experts: str) -> ModuleSpec:
+    """One transformer layer under both generations of megatron-core's specs."""
+    feed_forward = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    routed = {"module": RoutedExperts, "params": {"backend": experts}}
+    # 0.16 builds experts and MLPs from ModuleSpecs, 0.19 calls them as builders.
+    builders = "name" in inspect.signature(MoELayer.__init__).parameters
+
+    def part(module: type, **params: Any) -> Any:
+        submodules = params.pop("submodules", None)
+        if builders:
+            given = {"submodules": submodules} if submodules is not None else {}
+            return functools.partial(module, **given, **params)
+        return ModuleSpec(module=module, submodules=submodules, params=params)
+
+    if is_moe:
+        shared = part(SharedExpertMLP, submodules=feed_forward)
+        submodules = MoESubmodules(
+            experts=part(routed["module"], **routed["params"]),
+            shared_experts=shared if model.num_shared_experts else None,
+            router=LingRouter,
+        )
+        mlp = part(MoELayer, submodules=submodules)
+    else:
+        mlp = ModuleSpec(module=MLP, submodules=feed_forward)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(module=PackedSelfAttention, params={"backend": attention}),
+            self_attn_bda=get_bias_dropout_add,
+            pre_cross_attn_layernorm=IdentityOp,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+class LingModel(GPTModel):
+    """One pipeline stage of Ling-Lite over packed rows, a row a micro-batch.
+
+    The embedding, the decoder and the output layer's weight are GPTModel's; rotary angles, the loss
+    head and NormHead are ours.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: TransformerConfig,
+        spec: TransformerBlockSubmodules,
+        router_loss: RouterLoss,
+        *,
+        chunk_tokens: int,
+        pre_process: bool,
+        post_process: bool,
+        vp_stage: int | None,
+    ) -> None:
+        super().__init__(
+            config=config,
+            transformer_layer_spec=spec,
+            vocab_size=model.vocab_size,
+            max_sequence_length=model.max_position_embeddings,
+            pre_process=pre_process,
+            post_process=post_process,
+            position_embedding_type="none",
+            vp_stage=vp_stage,
+        )
+        self.arch, self.chunk_tokens, self.router_loss = model, chunk_tokens, router_loss
+        self.routers: dict[int, LingRouter] = {}
+        for module in self.modules():
+            if isinstance(module, LingRouter):
+                module.loss, module.stats = router_loss, RouterStats()
+                module.normalise = model.norm_topk_prob
+                self.routers[module.layer_number] = module
+
+    def forward(
+        self,
+        tokens_S: Tensor,
+        positions_S: Tensor,
+        padding_S: Tensor,
+        cu_seqlens: Tensor,
+        lengths: list[int],
+        labels_S: Tensor | None = None,
+        mask_S: Tensor | None = None,
+    ) -> Tensor:
+        """Log-probability of `labels_S` where `mask_S`, else 0: float32 [S].
+
+        Without labels, logits of this rank's vocabulary rows, [S, V]. On pipeline stages before the
+        last, hidden states [S / tp, 1, D]. `tokens_S` and `labels_S` are int64, the masks bool,
+        `cu_seqlens` int32 with the segments' `lengths` between its entries.
+        """
+        hidden = None
+        if self.pre_process:
+            hidden = self.embedding(input_ids=tokens_S[None], position_ids=None)
+        cos, sin = rotary_angles(positions_S, self.config.kv_channels, self.arch.rope_theta)
+        hidden = self.decoder(
+            hidden_states=hidden,
+            attention_mask=None,
+            packed_seq_params=Packing(cu_seqlens, lengths, cos, sin),
+            padding_mask=self._own_tokens(padding_S)[None],
+        )
+        if not self.post_process:
+            return hidden
+        if self.config.sequence_parallel:
+            # The head's gradient is a sum over vocabulary slices: reduce-scattered on the way back.
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
+        return self._head(hidden[:, 0], labels_S, mask_S)
+
+    def _own_tokens(self, x_S: Tensor) -> Tensor:
+        """The slice of a row's tokens that sequence parallelism gives this rank."""
+        group = self.pg_collection.tp
+        return x_S.chunk(group.size())[group.rank()]
+
+    def _head(self, hidden_SD: Tensor, labels_S: Tensor | None, mask_S: Tensor | None) -> Tensor:
+        weight_VD, group = self.output_layer.weight, self.pg_collection.tp
+        scale_D = column_norm(weight_VD, group) if self.arch.norm_head else None
+        if labels_S is None:
+            if scale_D is not None:
+                hidden_SD = (hidden_SD / scale_D).to(hidden_SD.dtype)
+            return hidden_SD @ weight_VD.T
+        # Unsupervised positions need no logits: prompts are often most of a row.
+        at_N = mask_S.nonzero()[:, 0]
+        hidden_ND = hidden_SD.index_select(0, at_N)
+        if scale_D is not None:
+            hidden_ND = (hidden_ND / scale_D).to(hidden_ND.dtype)
+        logp_N = linear_logprob(hidden_ND, weight_VD, labels_S[at_N], self.chunk_tokens, group)
+        return torch.zeros(len(hidden_SD), device=logp_N.device).index_put((at_N,), logp_N)
+
+
+def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> list[LingModel]:
+    """This rank's model chunks (one, or parallel.vpp of them), weights not yet set."""
+    core = transformer_config(config.model, config.parallel, dtype)
+    attention = choose_backend(config.attention.backend, device, dtype)
+    experts = "torch" if config.experts.backend == "auto" else config.experts.backend
+    router_loss = RouterLoss(config.loss.aux_coeff, config.loss.z_coeff)
+    pp = ProcessGroupCollection.use_mpu_process_groups().pp
+    stages = []
+    for chunk in range(config.parallel.vpp):
+        vp_stage = chunk if config.parallel.vpp > 1 else None
+        first = get_transformer_layer_offset(core, vp_stage)
+        specs = [
+            layer_spec(l >= config.model.first_k_dense_replace, config.model, attention, experts)
+            for l in range(first, first + get_num_layers_to_build(core, vp_stage))
+        ]
+        stages.append(
+            LingModel(
+                config.model,
+                core,
+                TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm),
+                router_loss,
+                chunk_tokens=config.loss.chunk_tokens,
+                pre_process=pp.rank() == 0 and chunk == 0,
+                post_process=pp.rank() == pp.size() - 1 and chunk == config.parallel.vpp - 1,
+                vp_stage=vp_stage,
+            ).to(device)
+        )
+    return stages

@@ -1,0 +1,128 @@
+"""The router: fp32 softmax top-k, load balancing that ignores padding, and exact loss weights.
+
+Letters: T tokens on this rank (S / tp under sequence parallelism) · E experts · K per token.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from megatron.core.transformer.moe.router import TopKRouter
+from torch import Tensor
+
+
+@dataclass
+class RouterStats:
+    """Sums over the real (unpadded) tokens this rank has routed since the last `reset`."""
+
+    counts_E: Tensor | None = None  # int64 [E]: visits to each expert
+    aux: Tensor | float = 0.0  # Σ over rows of row tokens × load-balancing loss
+    z: Tensor | float = 0.0  # Σ over tokens of logsumexp²
+
+    def add(self, counts_E: Tensor, aux: Tensor, z: Tensor) -> None:
+        self.counts_E = counts_E if self.counts_E is None else self.counts_E + counts_E
+        self.aux, self.z = self.aux + aux, self.z + z
+
+    def reset(self) -> None:
+        self.counts_E, self.aux, self.z = None, 0.0, 0.0
+
+
+@dataclass
+class RouterLoss:
+    """How much a token's aux and z loss weigh in this step; one object for all layers.
+
+    The step sets `per_token` = dp / real tokens of the global batch (megatron-core's DDP divides
+    gradients by dp), so the loss is nll + aux_coeff · aux + z_coeff · z with each a mean over real
+    tokens, whatever is supervised and however rows fall to ranks. megatron-core's own scale divides
+    by micro-batches, or multiplies by tokens it later expects to be divided by.
+    """
+
+    aux_coeff: float
+    z_coeff: float
+    per_token: float = 0.0
+    pinned: dict[int, Tensor] = field(default_factory=dict)  # layer (from 1) -> experts [S, K]
+    record: dict[int, Tensor] | None = None  # when a dict, every layer's choices [T, K] go here
+
+
+class _AddGradient(torch.autograd.Function):
+    """Returns its first argument; in the backward the second, a scalar loss, gets gradient 1."""
+
+    @staticmethod
+    def forward(ctx, through, loss):  # noqa: ANN001, ANN205
+        ctx.like = loss.detach()
+        return through.view_as(through)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        return grad, torch.ones_like(ctx.like)
+
+
+class LingRouter(TopKRouter):
+    """softmax → top-K → renormalise, with losses and statistics over real tokens only.
+
+    Same function as Hugging Face's gate of `bailing_moe`; the balance loss is Switch Transformer's
+    (arXiv 2101.03961, eq. 4): E/K · Σ_e f_e P_e with f over one row, as in megatron-core.
+    """
+
+    loss: RouterLoss  # set by the model after construction
+    stats: RouterStats
+    normalise: bool
+
+    def routing(
+        self, logits: Tensor, padding_mask: Tensor | None = None, **_: object
+    ) -> tuple[Tensor, Tensor]:
+        """[S, 1, E] logits, padding [S, 1] (True = padding) -> probabilities and map, [T, E]."""
+        logits_TE = logits.view(-1, self.num_experts).float()
+        scores_TE = logits_TE.softmax(-1)
+        T = len(scores_TE)
+        padding_T = (
+            padding_mask.reshape(-1)
+            if padding_mask is not None
+            else torch.zeros(T, dtype=torch.bool, device=logits.device)
+        )
+        experts_TK = self._choose(scores_TE.detach(), padding_T)
+        prob_TK = scores_TE.gather(1, experts_TK)
+        if self.normalise:
+            prob_TK = prob_TK / prob_TK.sum(-1, keepdim=True)
+        prob_TK = prob_TK.masked_fill(padding_T[:, None], 0.0)
+        map_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, experts_TK, True)
+        prob_TE = torch.zeros_like(scores_TE).scatter(1, experts_TK, prob_TK)
+        if self.training and torch.is_grad_enabled():  # once, also when layers are recomputed
+            prob_TE = self._add_losses(prob_TE, logits_TE, scores_TE, map_TE, padding_T)
+        return prob_TE, map_TE
+
+    def _choose(self, scores_TE: Tensor, padding_T: Tensor) -> Tensor:
+        """The K experts of each token. Padding is dealt round robin, so it crowds nobody."""
+        T = len(scores_TE)
+        if self.layer_number in self.loss.pinned:
+            experts_TK = self.loss.pinned[self.layer_number].to(scores_TE.device)
+            if self.tp_group.size() > 1:  # tokens are split over the tensor-parallel ranks
+                experts_TK = experts_TK.chunk(self.tp_group.size())[self.tp_group.rank()]
+        else:
+            experts_TK = scores_TE.topk(self.topk, dim=-1).indices
+        if self.loss.record is not None:
+            self.loss.record[self.layer_number] = experts_TK
+        slot_TK = torch.arange(T * self.topk, device=scores_TE.device).view(T, self.topk)
+        return torch.where(padding_T[:, None], slot_TK % self.num_experts, experts_TK)
+
+    def _add_losses(
+        self,
+        prob_TE: Tensor,
+        logits_TE: Tensor,
+        scores_TE: Tensor,
+        map_TE: Tensor,
+        padding_T: Tensor,
+    ) -> Tensor:
+        real_T = (~padding_T).float()
+        counts_E = (map_TE * real_T[:, None]).sum(0)
+        row = torch.cat([counts_E, real_T.sum()[None]])
+        if self.tp_group.size() > 1:
+            dist.all_reduce(row, group=self.tp_group)
+        # Row tokens × E/K Σ_e f_e P_e, this rank's tokens of it: P_e is a mean over the row, so
+        # multiplied by the row's tokens it is a sum and needs no differentiable reduction.
+        share_E = row[:-1] / (row[-1].clamp(min=1) * self.topk)
+        aux = self.num_experts * (share_E * (scores_TE * real_T[:, None]).sum(0)).sum()
+        z = (logits_TE.logsumexp(-1).square() * real_T).sum()
+        self.stats.add(counts_E.long(), aux.detach(), z.detach())
+        weighted = self.loss.aux_coeff * aux + self.loss.z_coeff * z
+        return _AddGradient.apply(prob_TE, weighted * self.loss.per_token)

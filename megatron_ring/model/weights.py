@@ -1,0 +1,91 @@
+"""Fill a model's weights from any source of global tensors, on any layout.
+
+megatron-core's `sharded_state_dict` says for each local tensor which part of which global tensor
+it is; a source answers `read(key, offsets, shape)`. Fresh weights, a Hugging Face folder and
+a Megatron checkpoint all load through this one door, so all give the same model on every layout.
+"""
+
+import hashlib
+from typing import Protocol
+
+import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+from torch import Tensor
+
+from megatron_ring.config import ConfigError
+from megatron_ring.model.ling import LingModel
+
+METADATA = {
+    "non_homogeneous_layers": True,  # a key a layer, none stacked
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "chained_optim_avoid_prefix": True,
+}
+
+
+class Source(Protocol):
+    """Global tensors under the names of the Megatron checkpoint."""
+
+    def keys(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor there is, with its global shape."""
+
+    def read(self, key: str, offsets: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        """The part of tensor `key` that starts at `offsets` and has `shape`."""
+
+
+def model_tensors(stages: list[LingModel]) -> list[ShardedTensor]:
+    """Every local tensor of the model, as a part of its global tensor; `.data` is the storage."""
+    tensors = []
+    for stage in stages:
+        state = stage.sharded_state_dict(metadata=METADATA)
+        apply_factories(state)  # gate and up halves of a fused projection become two parts
+        tensors += [value for value in nested_values(state) if isinstance(value, ShardedTensor)]
+    return tensors
+
+
+def fill(stages: list[LingModel], source: Source) -> None:
+    """Copy the source's tensors into the model, converting dtype.
+
+    Raises ConfigError when the source lacks a tensor or has another shape.
+    """
+    there = source.keys()
+    for part in model_tensors(stages):
+        if part.key not in there:
+            raise ConfigError(f"{part.key} is missing from the weights to start from")
+        if tuple(there[part.key]) != tuple(part.global_shape):
+            raise ConfigError(
+                f"{part.key} has shape {tuple(there[part.key])} in the weights to start from, "
+                f"but {tuple(part.global_shape)} in the configured model"
+            )
+        data = source.read(part.key, tuple(part.global_offset), tuple(part.local_shape))
+        with torch.no_grad():
+            part.data.copy_(data.view(part.data.shape))
+
+
+class FreshWeights:
+    """Normal weights of standard deviation `std`, norms of ones; the same on every layout.
+
+    Each tensor (each expert of a stack) has its own generator, seeded by its name.
+    """
+
+    def __init__(self, stages: list[LingModel], std: float, seed: int) -> None:
+        self._shapes = {p.key: tuple(p.global_shape) for p in model_tensors(stages)}
+        self._std, self._seed = std, seed
+
+    def keys(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    def read(self, key: str, offsets: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        if key.endswith("layernorm.weight"):
+            return torch.ones(shape)
+        if len(shape) == 3:  # a stack of experts
+            first, count = offsets[0], shape[0]
+            whole = [self._normal(f"{key}.{e}", shape[1:]) for e in range(first, first + count)]
+            return torch.stack(whole)
+        whole = self._normal(key, self._shapes[key])
+        return whole[tuple(slice(o, o + n) for o, n in zip(offsets, shape, strict=True))]
+
+    def _normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        digest = hashlib.sha256(f"{self._seed} {name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.randn(shape, generator=generator) * self._std

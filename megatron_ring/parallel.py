@@ -1,0 +1,158 @@
+"""Process groups: who is where on the tp, pp, dp and ep axes, and sums over the data ranks."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from megatron_ring.config import Config, ConfigError, ParallelConfig
+
+
+def world_size() -> int:
+    """Ranks of this launch, from torchrun's or sbatch's environment; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) -> Iterator[None]:
+    """Join the launch (NCCL on GPUs, gloo on CPUs), make megatron-core's groups, leave at the end."""
+    rank = int(os.environ.get("RANK", "0"))
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "nccl"
+    alone = world_size() == 1
+    dist.init_process_group(
+        backend,
+        rank=rank,
+        world_size=world_size(),
+        store=dist.HashStore() if alone else None,
+        timeout=timedelta(minutes=30),
+    )
+    try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tp,
+            pipeline_model_parallel_size=parallel.pp,
+            virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+            expert_model_parallel_size=parallel.ep,
+            expert_tensor_parallel_size=1,
+        )
+        torch.manual_seed(seed)
+        model_parallel_cuda_manual_seed(seed)
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def data_rank() -> int:
+    """This rank's place among the replicas of the dense model."""
+    return parallel_state.get_data_parallel_rank()
+
+
+def data_size() -> int:
+    """Replicas of the dense model."""
+    return parallel_state.get_data_parallel_world_size()
+
+
+def is_last_stage() -> bool:
+    """Does this rank hold the head, and so the loss?"""
+    return parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+
+
+def sum_over_data(values: list[float]) -> list[float]:
+    """Sums over the data-parallel ranks, in float64."""
+    return _sum(values, parallel_state.get_data_parallel_group())
+
+
+def broadcast_from_last_stage(values: list[float]) -> list[float]:
+    """What the last pipeline stage knows, on every stage: it alone has the head."""
+    group = parallel_state.get_pipeline_model_parallel_group()
+    if group.size() == 1:
+        return values
+    if not is_last_stage():
+        values = [0.0] * len(values)
+    return _sum(values, group)
+
+
+def sum_over_model_and_data(table: torch.Tensor) -> torch.Tensor:
+    """Sum of a float64 tensor over all ranks."""
+    dist.all_reduce(table)
+    return table
+
+
+def _sum(values: list[float], group: dist.ProcessGroup) -> list[float]:
+    device = torch.cuda.current_device()
+    table = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(table, group=group)
+    return table.tolist()
+
+
+def check_layout(config: Config, world_size: int, row_tokens: int | None = None) -> int:
+    """Data-parallel size for `world_size` ranks; ConfigError names the first contradiction."""
+    p, m = config.parallel, config.model
+    ranks = p.tp * p.pp * p.cp
+
+    def refuse(condition: bool, message: str) -> None:
+        if condition:
+            raise ConfigError(message)
+
+    refuse(
+        p.cp > 1,
+        f"parallel.cp={p.cp}: context parallelism is not implemented yet; set parallel.cp=1",
+    )
+    refuse(
+        world_size % ranks != 0,
+        f"world size {world_size} is not a multiple of parallel.tp × pp × cp = {p.tp} × {p.pp} × "
+        f"{p.cp} = {ranks}; launch {max(world_size // ranks, 1) * ranks} ranks or lower one of them",
+    )
+    refuse(
+        m.num_key_value_heads % p.tp != 0,
+        f"model.num_key_value_heads={m.num_key_value_heads} is not a multiple of parallel.tp={p.tp}",
+    )
+    refuse(
+        m.vocab_size % p.tp != 0,
+        f"model.vocab_size={m.vocab_size} is not a multiple of parallel.tp={p.tp}",
+    )
+    refuse(
+        m.num_experts % p.ep != 0,
+        f"model.num_experts={m.num_experts} is not a multiple of parallel.ep={p.ep}",
+    )
+    spread = world_size // (p.pp * p.cp)
+    refuse(
+        spread % p.ep != 0,
+        f"parallel.ep={p.ep} does not divide the {spread} ranks of a pipeline stage "
+        f"(world size {world_size} / pp {p.pp}); experts are spread over tp × dp and never split",
+    )
+    refuse(
+        m.num_hidden_layers % (p.pp * p.vpp) != 0,
+        f"model.num_hidden_layers={m.num_hidden_layers} is not a multiple of parallel.pp × vpp = "
+        f"{p.pp} × {p.vpp} = {p.pp * p.vpp}",
+    )
+    refuse(
+        p.vpp > 1 and p.pp == 1,
+        f"parallel.vpp={p.vpp} interleaves pipeline stages; it needs pp > 1",
+    )
+    dp, rows = world_size // ranks, config.data.rows_per_step
+    refuse(
+        rows % dp != 0,
+        f"data.rows_per_step={rows} is not a multiple of the data-parallel size {dp} "
+        f"(world size {world_size} / {ranks}); try {max(round(rows / dp), 1) * dp}",
+    )
+    refuse(
+        p.vpp > 1 and rows // dp % p.pp != 0,
+        f"parallel.vpp={p.vpp} needs the rows of a rank and step, {rows // dp}, to be a multiple of "
+        f"parallel.pp={p.pp}; change data.rows_per_step={rows}",
+    )
+    if row_tokens is not None:
+        refuse(
+            row_tokens % p.tp != 0,
+            f"rows of {row_tokens} tokens cannot be split over parallel.tp={p.tp} "
+            "(sequence parallelism); pack with another row_tokens",
+        )
+    return dp
