@@ -8,6 +8,7 @@ both directions with the library.
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -98,6 +99,8 @@ def write_file(
                 f"{name}: {tensor.dtype} {tuple(tensor.shape)} announced as {dtype} {shape}"
             )
             _write_all(stream, tensor)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _write_all(stream: BinaryIO, tensor: Tensor) -> None:

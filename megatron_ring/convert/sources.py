@@ -113,7 +113,7 @@ class HFSource:
     def _one_dtype(self, key: str) -> torch.dtype:
         found = {block.hf: self.hf.tensors[block.hf].dtype for block in self._rules[key].blocks}
         if len(set(found.values())) > 1:
-            (one, a), (other, b) = {dtype: (n, dtype) for n, dtype in found.items()}.values()
+            (one, a), (other, b), *_ = {d: (name, d) for name, d in found.items()}.values()
             raise ConversionError(
                 f"{key} is made of {one} ({a}) and {other} ({b}); tensors that are merged must "
                 "have one dtype. Save the checkpoint in a single dtype first"
@@ -164,10 +164,6 @@ class MegatronSource:
             return self.reader.read(key, (row, *[0] * (len(shape) - 1)), (rows, *shape[1:]))
         expert, row = divmod(row, shape[1])  # a block never crosses experts
         return self.reader.read(key, (expert, row, 0), (1, rows, shape[2]))[0]
-
-
-def total_bytes(shapes: dict[str, Shape], dtypes: dict[str, torch.dtype]) -> int:
-    return sum(math.prod(shape) * dtypes[key].itemsize for key, shape in shapes.items())
 
 
 def _read_headers(folder: Path) -> dict[str, Stored]:
