@@ -1,0 +1,76 @@
+"""The quickstart's tokenizer: lossless, the chat symbols whole, errors with file and line."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from tools import make_quickstart_corpus, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    make_quickstart_corpus.main(folder, train=400, valid=20, seed=3)
+    return folder / "train.jsonl"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus: Path) -> sentencepiece.SentencePieceProcessor:
+    train_tokenizer.main([corpus, corpus.with_name("t.model")], vocab_size=700)
+    return sentencepiece.SentencePieceProcessor(model_file=str(corpus.with_name("t.model")))
+
+
+def test_text_comes_back_as_it_went_in(tokenizer: sentencepiece.SentencePieceProcessor) -> None:
+    rng = random.Random(1)
+    alphabet = "abcXYZ 0123456789\n\t  +-*/=<>é漢\u00a0ﬁ😀"
+    for _ in range(300):
+        text = "".join(rng.choices(alphabet, k=rng.randint(0, 30)))
+        assert tokenizer.decode(tokenizer.encode(text)) == text, repr(text)
+
+
+def test_symbols_are_one_token_and_digits_are_apart(
+    tokenizer: sentencepiece.SentencePieceProcessor,
+) -> None:
+    pieces = tokenizer.encode("<role>HUMAN</role>907<think>\n</think>", out_type=str)
+    assert [p for p in pieces if p in train_tokenizer.SYMBOLS] == [
+        "<role>",
+        "</role>",
+        "<think>",
+        "\n",
+        "</think>",
+    ]
+    at = pieces.index("</role>")
+    assert pieces[at + 1 : at + 4] == ["9", "0", "7"]
+    assert tokenizer.id_to_piece(tokenizer.eos_id()) == "<|endoftext|>"
+    assert tokenizer.get_piece_size() == 700
+    assert tokenizer.unk_id() not in tokenizer.encode("漢字")
+
+
+def test_the_same_samples_give_the_same_tokenizer(corpus: Path) -> None:
+    first, again = (train_tokenizer.train([corpus], 700) for _ in range(2))
+    assert first == again != train_tokenizer.train([corpus], 701)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"text": "a"}', '{"messages": [{"role": "user"}]}'])
+def test_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "a.jsonl"
+    good = json.dumps({"messages": [{"role": "user", "content": "hello"}]})
+    file.write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: not a line of {\"messages\""):
+        train_tokenizer.train([file], 700)
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_impossible_vocabulary_names_the_option(corpus: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=f"--vocab-size {size} does not fit these samples"):
+        train_tokenizer.train([corpus], size)
+
+
+def test_forgotten_output_and_missing_input_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"must end in .model, not .*a\.jsonl"):
+        train_tokenizer.main([tmp_path / "b.jsonl", tmp_path / "a.jsonl"])
+    with pytest.raises(SystemExit, match=r"there is no .*b\.jsonl"):
+        train_tokenizer.main([tmp_path / "b.jsonl", tmp_path / "a.model"])

@@ -1,0 +1,105 @@
+"""A SentencePiece tokenizer for a small model, from chat samples.
+
+    python tools/train_tokenizer.py runs/quickstart/corpus/train.jsonl runs/quickstart/ring.model
+    python tools/train_tokenizer.py a.jsonl b.jsonl small.model --vocab-size 4096
+
+Byte-pair encoding with the symbols of Ling's chat format. Text comes back as it went in: nothing is
+normalized, digits and newlines are tokens of their own, unseen characters fall back to bytes.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import sentencepiece
+import typer
+
+# One token each. Ling marks turns with the first two; thinking is plain text there, but a small
+# model should not spend its capacity on spelling these.
+SYMBOLS = ["<role>", "</role>", "<think>", "</think>", "\n"]
+END = "<|endoftext|>"
+ROLES = {"user": "HUMAN"}  # the others are written in capitals; as Ling's chat template does
+
+
+def texts(files: list[Path]) -> Iterator[str]:
+    """Each turn of each sample, as the chat template writes it; ValueError names file and line."""
+    for file in files:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    messages = json.loads(line)["messages"]
+                    for message in messages:
+                        role = ROLES.get(message["role"], message["role"].upper())
+                        yield f"<role>{role}</role>{message['content']}"
+                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    raise ValueError(
+                        f'{file}:{number}: not a line of {{"messages": [{{"role", "content"}}]}}: '
+                        f"{type(error).__name__} {error}"
+                    ) from None
+
+
+def train(files: list[Path], vocab_size: int) -> bytes:
+    """The trained model's file contents. ValueError if the samples cannot give that vocabulary."""
+    written = io.BytesIO()
+    sentences = list(texts(files))  # an error must not surface inside the C++ trainer
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=written,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            character_coverage=0.9999,  # the rest are bytes; 1.0 spends an entry on every oddity
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=SYMBOLS,
+            unk_id=0,
+            eos_id=1,
+            eos_piece=END,
+            bos_id=-1,
+            pad_id=-1,  # padding is never attended or learnt, so the end token serves, as in Ling
+            num_threads=1,  # repeatable
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"--vocab-size {vocab_size} does not fit these samples: {error}") from None
+    return written.getvalue()
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="JSONL of chat samples, then the .model")],
+    vocab_size: Annotated[int, typer.Option(help="entries, bytes and symbols included")] = 2048,
+) -> None:
+    """Train a SentencePiece tokenizer: FILES are JSONL samples and, last, the .model to write.
+
+    Example: python tools/train_tokenizer.py corpus/train.jsonl ring.model --vocab-size 2048
+    """
+    *sources, output = files
+    if not sources or output.suffix != ".model":
+        sys.exit(f"the last file is the tokenizer to write and must end in .model, not {output}")
+    missing = [str(source) for source in sources if not source.is_file()]
+    if missing:
+        sys.exit(f"there is no {', '.join(missing)}")
+    try:
+        model = train(sources, vocab_size)
+    except ValueError as error:
+        sys.exit(str(error))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(model)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
+    sentences = list(texts(sources))
+    num_tokens = sum(len(tokenizer.encode(text)) for text in sentences)
+    num_chars = sum(map(len, sentences))
+    print(
+        f"{output}: {tokenizer.get_piece_size()} tokens; the samples are {num_tokens:,} tokens, "
+        f"{num_chars / num_tokens:.2f} characters each"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
