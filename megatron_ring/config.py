@@ -136,7 +136,6 @@ class ParallelConfig(Part):
     vpp: PositiveInt = Field(1, description="model chunks a pipeline rank holds (interleaving)")
     cp: PositiveInt = Field(1, description="context: one row over several ranks (not yet)")
     ep: PositiveInt = Field(1, description="expert: routed experts, carved out of tp × dp")
-    distributed_optimizer: bool = Field(True, description="shard Adam's state over dp")
     recompute: Literal["none", "full"] = Field(
         "none", description="full: keep only layer inputs and run each layer again in the backward"
     )
@@ -179,7 +178,6 @@ class RunConfig(Part):
         None, description="first weights: Megatron checkpoint or Hugging Face folder; else random"
     )
     seed: NonNegativeInt = Field(1234, description="of fresh weights; the data has its own")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 on GPUs, fp32 on CPUs")
 
 
@@ -203,6 +201,7 @@ class SourceConfig(Part):
 
     path: str = Field(description="JSONL or Parquet file, or the name of a `datasets` data set")
     name: str | None = Field(None, description="shown in reports; the file's stem when absent")
+    subset: str | None = Field(None, description="configuration of a `datasets` data set")
     split: str = Field("train", description="of a `datasets` data set")
     weight: PositiveFloat = Field(
         1.0, description="times each sample is seen an epoch; 0.5 draws half, 2 shows all twice"
@@ -225,6 +224,10 @@ class PackConfig(Part):
     overlong: Literal["drop", "error"] = Field(
         "drop", description="a sample longer than the row is dropped and listed, or stops the run"
     )
+    invalid: Literal["error", "drop"] = Field(
+        "error", description="a sample that is no conversation stops the run, or is listed"
+    )
+    overwrite: bool = Field(False, description="replace the packed folder already at output")
     chat_template: str | None = Field(
         None, description="Jinja file in place of the tokenizer's own template"
     )

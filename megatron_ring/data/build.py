@@ -1,0 +1,226 @@
+"""Builds a packed folder: tokenize, plan, write. The folder appears complete or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from megatron_ring.config import ConfigError, PackConfig
+from megatron_ring.data import documents
+from megatron_ring.data.chat import SampleError
+from megatron_ring.data.documents import Document, Rejected
+from megatron_ring.data.packing import Plan, make_plan
+from megatron_ring.data.report import draw_lengths, write_text
+from megatron_ring.data.rows import FORMAT, FolderHash, Rows
+from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
+
+FEATURES = datasets.Features(
+    {
+        "tokens": datasets.List(datasets.Value("int32")),
+        "targets": datasets.List(datasets.Value("bool")),
+        "source": datasets.Value("int8"),
+        "id": datasets.Value("string"),
+    }
+)
+WRITE_BATCH = 512  # documents in an Arrow record batch
+
+Progress = Callable[[Iterator[Document | Rejected], int], Iterator[Document | Rejected]]
+
+
+@dataclass
+class Tally:
+    """What is known of the documents once all are written; lists hold one entry a document."""
+
+    hasher: FolderHash = field(default_factory=FolderHash)
+    lengths: list[int] = field(default_factory=list)
+    supervised: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    max_id: int = -1
+
+    def add(self, document: Document) -> None:
+        """Count and hash one document."""
+        self.hasher.add(document.tokens, document.targets, document.source)
+        self.lengths.append(len(document.tokens))
+        self.supervised.append(int(document.targets[1:].sum()))
+        self.sources.append(document.source)
+        self.max_id = max(self.max_id, int(document.tokens.max()))
+
+
+def pack(config: PackConfig, progress: Progress = lambda items, total: items) -> Rows:
+    """Write config.output and open it.
+
+    `progress` wraps the stream of samples, whose number is at most `total`. ConfigError for keys
+    that cannot be, SampleError for a sample that stops the run; then nothing is left behind.
+    """
+    names = documents.source_names(config.sources)
+    check_output(config)
+    tokenizer = load_tokenizer(config.tokenizer, config.chat_template)
+    opened = [documents.open_source(source, i) for i, source in enumerate(config.sources)]
+    samples = chain.from_iterable(samples for _, samples in opened)
+    stream = progress(documents.tokenize(config, samples), sum(total for total, _ in opened))
+    with _new_folder(Path(config.output), config.overwrite) as folder:
+        tally = _write_documents(folder, config, stream)
+        lengths = np.array(tally.lengths, dtype=np.int64)
+        plan = make_plan(
+            lengths,
+            np.bincount(tally.sources, minlength=len(names)).tolist(),
+            [source.weight for source in config.sources],
+            config.row_tokens,
+            config.epochs,
+            config.seed,
+        )
+        if not len(plan.documents):
+            raise ConfigError(
+                f"the plan is empty: {len(lengths)} samples, {len(tally.rejected)} dropped, "
+                f"{config.epochs} epochs; see sources.*.weight and row_tokens={config.row_tokens}"
+            )
+        np.save(folder / "plan_documents.npy", plan.documents)
+        np.save(folder / "plan_row_starts.npy", plan.row_starts)
+        tokenizer.save(folder / "tokenizer")
+        manifest = _manifest(config, names, tokenizer, tally, plan)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        write_text(folder / "report.txt", manifest, lengths)
+        draw_lengths(folder / "lengths.png", manifest, lengths, np.array(tally.sources))
+    return Rows.open(config.output)
+
+
+def check_output(config: PackConfig) -> None:
+    """ConfigError when config.output exists and may not be replaced."""
+    output = Path(config.output)
+    if not output.exists():
+        return
+    if not config.overwrite:
+        raise ConfigError(f"output={output} exists; type overwrite=true to replace it")
+    if not (output / "manifest.json").exists():
+        raise ConfigError(
+            f"output={output} is no packed folder (no manifest.json), so overwrite=true does not "
+            "replace it; choose another output"
+        )
+
+
+@contextmanager
+def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `output` when all went well."""
+    temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if overwrite and output.exists():
+            replaced = output.with_name(f"{output.name}.old-{os.getpid()}")
+            output.rename(replaced)
+            temporary.rename(output)
+            shutil.rmtree(replaced)
+        else:
+            temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_documents(
+    folder: Path, config: PackConfig, stream: Iterator[Document | Rejected]
+) -> Tally:
+    """documents/ and rejected.jsonl, from a stream that never lies in memory as a whole."""
+    tally = Tally()
+    names = documents.source_names(config.sources)
+    streamed = folder / "documents.arrow"
+    schema = FEATURES.arrow_schema
+    pending: list[Document] = []
+    with (
+        open(folder / "rejected.jsonl", "w", encoding="utf-8") as rejected,
+        pa.ipc.new_stream(str(streamed), schema) as writer,
+    ):
+        for item in stream:
+            if isinstance(item, Rejected):
+                tally.rejected.append(item)
+                place = documents.where(config.sources[item.source], item.number)
+                line = {"where": place, **asdict(item), "source": names[item.source]}
+                rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
+                continue
+            tally.add(item)
+            pending.append(item)
+            if len(pending) == WRITE_BATCH:
+                writer.write_batch(_record_batch(pending, schema))
+                pending = []
+        if pending:
+            writer.write_batch(_record_batch(pending, schema))
+    if not tally.lengths:
+        first = f"; the first: {tally.rejected[0].reason}" if tally.rejected else ""
+        raise SampleError(f"no sample is left: {len(tally.rejected)} dropped{first}")
+    datasets.Dataset.from_file(str(streamed)).save_to_disk(str(folder / "documents"))
+    streamed.unlink()
+    return tally
+
+
+def _record_batch(items: list[Document], schema: pa.Schema) -> pa.RecordBatch:
+    offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int32())
+    tokens = pa.array(np.concatenate([item.tokens for item in items]), pa.int32())
+    targets = pa.array(np.concatenate([item.targets for item in items]), pa.bool_())
+    columns = [
+        pa.ListArray.from_arrays(offsets, tokens),
+        pa.ListArray.from_arrays(offsets, targets),
+        pa.array([item.source for item in items], pa.int8()),
+        pa.array([item.id for item in items], pa.string()),
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _manifest(
+    config: PackConfig, names: list[str], tokenizer: Tokenizer, tally: Tally, plan: Plan
+) -> dict[str, Any]:
+    """Everything a reader of the folder wants to know before reading it."""
+    lengths, supervised = np.array(tally.lengths), np.array(tally.supervised)
+    sources = np.array(tally.sources)
+    shown = np.bincount(sources[plan.documents], minlength=len(names))
+    described = []
+    for index, (name, source) in enumerate(zip(names, config.sources, strict=True)):
+        own = sources == index
+        described.append(
+            {
+                "name": name,
+                "path": source.path,
+                "weight": source.weight,
+                "documents": int(own.sum()),
+                "tokens": int(lengths[own].sum()),
+                "supervised": int(supervised[own].sum()),
+                "without_targets": int((supervised[own] == 0).sum()),
+                "dropped": sum(item.source == index for item in tally.rejected),
+                "placements": int(shown[index]),
+            }
+        )
+    placed = int(lengths[plan.documents].sum())
+    about = {
+        "path": config.tokenizer,
+        "fingerprint": tokenizer.fingerprint,
+        "size": tokenizer.size,
+        "eos_id": tokenizer.eos_id,
+        "pad_id": tokenizer.pad_id,
+        "max_id": tally.max_id,
+    }
+    fingerprint = tally.hasher.finish(config.row_tokens, about, plan.documents, plan.row_starts)
+    num_rows = len(plan.row_starts) - 1
+    return {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "row_tokens": config.row_tokens,
+        "num_rows": num_rows,
+        "num_documents": len(lengths),
+        "num_placements": len(plan.documents),
+        "num_tokens": placed,
+        "num_supervised": int(supervised[plan.documents].sum()),
+        "fill": placed / (num_rows * config.row_tokens),
+        "epochs": config.epochs,
+        "rows_in_epoch": plan.rows_in_epoch,
+        "seed": config.seed,
+        "tokenizer": about,
+        "sources": described,
+    }

@@ -1,0 +1,243 @@
+"""Samples from files and data sets, tokenized in order by one or several processes."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_ring.config import ConfigError, PackConfig, SourceConfig
+from megatron_ring.data.chat import SampleError, encode_chat
+from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
+
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+BATCH = 64  # samples a process tokenizes at a time
+
+
+class Sample(NamedTuple):
+    source: int
+    number: int  # line of the file, or row of the table; 1 first
+    record: bytes | dict[str, Any]  # a line of JSON, not parsed yet, or the columns
+
+
+@dataclass(frozen=True)
+class Document:
+    source: int
+    number: int
+    id: str  # the sample's own `id` where it has one, else its number
+    tokens: np.ndarray  # int32 [n]
+    targets: np.ndarray  # bool [n]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    source: int
+    number: int
+    id: str
+    reason: str
+    length: int | None  # tokens, None when the sample could not be tokenized
+
+
+def source_names(sources: list[SourceConfig]) -> list[str]:
+    """Names shown in reports, one a source; ConfigError when two are equal or there are > 127."""
+    names = [source.name or Path(source.path).stem for source in sources]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"two sources are named {name!r}; set sources.{index}.name")
+    if len(names) > 127:
+        raise ConfigError(f"{len(names)} sources; at most 127 can be told apart in a row")
+    return names
+
+
+def where(source: SourceConfig, number: int) -> str:
+    """A sample's place, as errors name it: `file:line`, or `file row number`."""
+    is_lines = Path(source.path).suffix in JSON_SUFFIXES
+    return f"{source.path}:{number}" if is_lines else f"{source.path} row {number}"
+
+
+def open_source(source: SourceConfig, index: int) -> tuple[int, Iterator[Sample]]:
+    """Number of samples (of JSON: lines) of a source, and the samples in order.
+
+    ConfigError names the key when there is no such file or data set, or it lacks the columns.
+    """
+    path = Path(source.path)
+    if path.suffix in (*JSON_SUFFIXES, ".parquet") and not path.is_file():
+        raise ConfigError(f"sources.{index}.path={path}: there is no such file")
+    if path.suffix in JSON_SUFFIXES:
+        with path.open("rb") as file:
+            total = sum(1 for _ in file)
+        return total, _read_lines(path, index)
+    if path.suffix == ".parquet":
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise ConfigError(f"sources.{index}.path={path} is no Parquet: {error}") from None
+        columns = _columns(source, index, file.schema_arrow.names)
+        batches = file.iter_batches(BATCH, columns=columns)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        total = file.metadata.num_rows
+    else:
+        table = _load_data_set(source, index)
+        rows = iter(table.select_columns(_columns(source, index, table.column_names)))
+        total = len(table)
+    return total, (Sample(index, number, row) for number, row in enumerate(rows, 1))
+
+
+def tokenize(config: PackConfig, samples: Iterable[Sample]) -> Iterator[Document | Rejected]:
+    """Documents in the order of the samples, whatever the number of processes.
+
+    SampleError names file, line and reason of a sample that stops the run (config.invalid,
+    config.overlong); otherwise such samples come out as Rejected.
+    """
+    batches = iter(lambda: list(islice(samples, BATCH)), [])
+    tasks = ((config, batch) for batch in batches)
+    if config.workers == 1:
+        results = map(_tokenize_batch, tasks)
+        yield from (item for batch in results for item in batch)
+        return
+    # Fresh processes: a tokenizer's threads do not survive a fork.
+    with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
+        results = _in_order(pool, _tokenize_batch, tasks, window=4 * config.workers)
+        yield from (item for batch in results for item in batch)
+
+
+def tokenize_sample(
+    config: PackConfig, tokenizer: Tokenizer, sample: Sample
+) -> Document | Rejected:
+    """One sample as a document, or why it is none (SampleError where the run shall stop)."""
+    source = config.sources[sample.source]
+    place = where(source, sample.number)
+    name = str(sample.number)
+    try:
+        record = _parse(sample.record)
+        name = str(record.get("id", sample.number))
+        messages, tools = _conversation(source, sample.source, record)
+        tokens, targets = encode_chat(messages, tokenizer, tools)
+    except SampleError as error:
+        if config.invalid == "drop":
+            return Rejected(sample.source, sample.number, name, str(error), None)
+        raise SampleError(f"{place}: {error}") from None
+    if len(tokens) <= config.row_tokens:
+        return Document(sample.source, sample.number, name, tokens, targets)
+    reason = f"{len(tokens)} tokens are more than a row of {config.row_tokens} holds"
+    if config.overlong == "drop":
+        return Rejected(sample.source, sample.number, name, reason, len(tokens))
+    raise SampleError(f"{place}: {reason}; raise row_tokens, or set overlong=drop")
+
+
+@cache
+def _tokenizer(path: str, chat_template: str | None) -> Tokenizer:
+    """One tokenizer a process."""
+    return load_tokenizer(path, chat_template)
+
+
+def _tokenize_batch(task: tuple[PackConfig, list[Sample]]) -> list[Document | Rejected]:
+    config, samples = task
+    tokenizer = _tokenizer(config.tokenizer, config.chat_template)
+    return [tokenize_sample(config, tokenizer, sample) for sample in samples]
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, function: Callable, tasks: Iterable, window: int
+) -> Iterator[Any]:
+    """Results in the order of the tasks, with at most `window` of them read ahead."""
+    pending: deque = deque()
+    for task in tasks:
+        pending.append(pool.submit(function, task))
+        if len(pending) == window:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _read_lines(path: Path, index: int) -> Iterator[Sample]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield Sample(index, number, line)
+
+
+def _parse(record: bytes | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(record, dict):
+        return {key: value for key, value in record.items() if value is not None}
+    try:
+        parsed = json.loads(record)
+    except ValueError as error:  # JSON or UTF-8
+        hint = "; one object a line, not one array" if record.lstrip()[:1] == b"[" else ""
+        raise SampleError(f"not JSON: {error}{hint}") from None
+    if not isinstance(parsed, dict):
+        raise SampleError(f"a JSON {type(parsed).__name__}, not an object")
+    return parsed
+
+
+def _conversation(source: SourceConfig, index: int, record: dict[str, Any]) -> tuple[Any, Any]:
+    """Messages and tool definitions of a record."""
+    needed = _needed(source, index)
+    for key, column in needed.items():
+        if column not in record:
+            raise SampleError(
+                f"no {column!r} here (its keys: {', '.join(record) or 'none'}); "
+                f"set sources.{index}.{key}{_ALTERNATIVE if key == 'messages' else ''}"
+            )
+    if source.prompt is None:
+        return record[source.messages], record.get(source.tools)
+    roles = {"prompt": "user", "response": "assistant"}
+    return [{"role": roles[key], "content": record[needed[key]]} for key in roles], None
+
+
+_ALTERNATIVE = ", or .prompt and .response for plain text"
+
+
+def _needed(source: SourceConfig, index: int) -> dict[str, str]:
+    """Config key -> column that must be there."""
+    if (source.prompt is None) != (source.response is None):
+        missing = "prompt" if source.prompt is None else "response"
+        raise ConfigError(
+            f"sources.{index}.{missing} is missing: prompt and response come together"
+        )
+    if source.prompt is None or source.response is None:
+        return {"messages": source.messages}
+    return {"prompt": source.prompt, "response": source.response}
+
+
+def _columns(source: SourceConfig, index: int, present: list[str]) -> list[str]:
+    """Columns of a table to read; ConfigError when one that is needed is missing."""
+    needed = _needed(source, index)
+    for key, column in needed.items():
+        if column not in present:
+            raise ConfigError(
+                f"{source.path} has no column {column!r} (its columns: {', '.join(present)}); "
+                f"set sources.{index}.{key}{_ALTERNATIVE if key == 'messages' else ''}"
+            )
+    optional = [name for name in (source.tools, "id") if name in present]
+    return list(dict.fromkeys([*needed.values(), *optional]))
+
+
+def _load_data_set(source: SourceConfig, index: int) -> datasets.Dataset:
+    """A data set by name, or a folder written by `save_to_disk`."""
+    if (Path(source.path) / "dataset_dict.json").exists():
+        splits = datasets.load_from_disk(source.path)
+        if source.split not in splits:
+            raise ConfigError(
+                f"sources.{index}.split={source.split}: {source.path} has {', '.join(splits)}"
+            )
+        return splits[source.split]
+    if (Path(source.path) / "state.json").exists():
+        return datasets.load_from_disk(source.path)
+    try:
+        return datasets.load_dataset(source.path, source.subset, split=source.split)
+    except (OSError, ValueError) as error:  # not found, no network, no such subset or split
+        raise ConfigError(
+            f"sources.{index}.path={source.path} is no .jsonl or .parquet file, and as a data set: "
+            f"{error}"
+        ) from None

@@ -1,0 +1,111 @@
+"""What a packed folder holds, as text and as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console, Group
+from rich.table import Table
+
+BAR = 40  # characters of the longest histogram bar
+QUANTILES = (0, 10, 50, 90, 99, 100)
+
+
+def summary(manifest: dict[str, Any], lengths: np.ndarray) -> Group:
+    """Sources, totals and histogram for a rich console; `lengths` in tokens, one a document."""
+    return Group(_sources(manifest), "", _totals(manifest, lengths), "", _histogram(lengths))
+
+
+def write_text(file: Path, manifest: dict[str, Any], lengths: np.ndarray) -> None:
+    """The summary as plain text."""
+    with open(file, "w", encoding="utf-8") as stream:
+        Console(file=stream, width=100, color_system=None).print(summary(manifest, lengths))
+
+
+def draw_lengths(
+    file: Path, manifest: dict[str, Any], lengths: np.ndarray, sources: np.ndarray
+) -> None:
+    """PNG: how long the documents are, by source, and where the tokens lie."""
+    row_tokens = manifest["row_tokens"]
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    documents_axes, tokens_axes = figure.subplots(1, 2)
+    edges = np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 41)
+    names = [source["name"] for source in manifest["sources"]]
+    parts = [lengths[sources == index] for index in range(len(names))]
+    documents_axes.hist(parts, edges, stacked=True, label=names)
+    documents_axes.set_ylabel("documents")
+    tokens_axes.hist(parts, edges, weights=parts, stacked=True, label=names)
+    tokens_axes.set_ylabel("tokens")
+    for axes in (documents_axes, tokens_axes):
+        axes.set_xscale("log")
+        axes.set_xlabel("tokens in the document")
+        axes.spines[["top", "right"]].set_visible(False)
+        if lengths.max() * 4 > row_tokens:
+            axes.axvline(row_tokens, color="black", linestyle=":", label=f"row, {row_tokens:,}")
+    documents_axes.legend(frameon=False)
+    figure.suptitle(
+        f"{len(lengths):,} documents, {lengths.sum():,} tokens, {manifest['num_rows']:,} rows, "
+        f"fill {manifest['fill']:.2%}"
+    )
+    figure.savefig(file, dpi=120)
+
+
+def _sources(manifest: dict[str, Any]) -> Table:
+    table = Table("source", box=None, pad_edge=False)
+    for title in ("weight", "samples", "dropped", "tokens", "supervised", "seen"):
+        table.add_column(title, justify="right")
+    for source in manifest["sources"]:
+        table.add_row(
+            source["name"],
+            f"{source['weight']:g}",
+            f"{source['documents']:,}",
+            f"{source['dropped']:,}",
+            f"{source['tokens']:,}",
+            f"{source['supervised'] / max(source['tokens'], 1):.1%}",
+            f"{source['placements']:,}",
+        )
+    return table
+
+
+def _totals(manifest: dict[str, Any], lengths: np.ndarray) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    tokenizer = manifest["tokenizer"]
+    quantiles = zip(QUANTILES, np.percentile(lengths, QUANTILES), strict=True)
+    dropped, without = (
+        sum(source[key] for source in manifest["sources"]) for key in ("dropped", "without_targets")
+    )
+    rows_each = ", ".join(f"{rows:,}" for rows in manifest["rows_in_epoch"])
+    facts = {
+        "rows": f"{manifest['num_rows']:,} of {manifest['row_tokens']:,} tokens "
+        f"(epochs: {rows_each})",
+        "fill": f"{manifest['fill']:.2%}",
+        "tokens": f"{manifest['num_tokens']:,} in all epochs, "
+        f"{manifest['num_supervised'] / manifest['num_tokens']:.1%} supervised",
+        "dropped": f"{dropped:,} samples",
+        "no target": f"{without:,} samples",
+        "lengths": "  ".join(f"{q}%: {length:,.0f}" for q, length in quantiles),
+        "tokenizer": f"{tokenizer['size']:,} ids, highest used {tokenizer['max_id']:,}, "
+        f"end {tokenizer['eos_id']}, padding {tokenizer['pad_id']}",
+        "seed": str(manifest["seed"]),
+        "fingerprint": manifest["fingerprint"],
+    }
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
+def _histogram(lengths: np.ndarray) -> Table:
+    """Documents in each power of two of length."""
+    table = Table(box=None, pad_edge=False, show_header=True)
+    table.add_column("tokens", justify="right")
+    table.add_column("samples", justify="right")
+    table.add_column("")
+    powers = np.frexp(lengths)[1]  # 2**(p-1) <= length < 2**p
+    counts = np.bincount(powers)
+    for power in range(powers.min(), powers.max() + 1):
+        bar = "█" * round(BAR * counts[power] / counts.max())
+        table.add_row(f"{2 ** (power - 1):,} to {2**power - 1:,}", f"{counts[power]:,}", bar)
+    return table

@@ -1,0 +1,106 @@
+"""Chat samples -> a folder of packed rows that training reads.
+
+Usage:
+    python tools/pack.py FILE.yaml... [key.path=value ...] [--dry-run]
+
+Examples:
+    python tools/pack.py configs/data/gsm8k.yaml tokenizer=path/to/tokenizer output=packed/gsm8k
+    python tools/pack.py tokenizer=tok.model output=packed 'sources=[{path: chats.jsonl}]'
+    python tools/pack.py configs/data/mixture.yaml sources.0.weight=0.5 epochs=2 overwrite=true
+
+A sample is a conversation: {"messages": [{"role": "user", "content": "..."}, ...]}, with the roles
+system, user, assistant, tool; only assistant turns are learnt, and not those with "train": false.
+Plain text goes by sources.0.prompt=COLUMN sources.0.response=COLUMN. --dry-run checks everything,
+shows the configuration and the first sample of each source, and writes nothing.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from megatron_ring import config as configuration
+from megatron_ring.config import PackConfig
+from megatron_ring.data import documents
+from megatron_ring.data.build import check_output, pack
+from megatron_ring.data.documents import Document, Rejected
+from megatron_ring.data.report import summary
+from megatron_ring.data.tokenizer import load_tokenizer
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status; errors of the user are printed, not raised."""
+    console = Console()
+    if not arguments or {"-h", "--help"} & set(arguments):
+        console.print(__doc__, markup=False, highlight=False)
+        print_keys(console)
+        return 0
+    dry_run = "--dry-run" in arguments
+    given = [argument for argument in arguments if argument != "--dry-run"]
+    files = [argument for argument in given if "=" not in argument]
+    try:
+        config = configuration.load(PackConfig, files, [a for a in given if "=" in a])
+        if dry_run:
+            show_plan(console, config)
+            return 0
+        datasets.disable_progress_bars()  # ours is shown instead
+
+        def progress(
+            items: Iterator[Document | Rejected], total: int
+        ) -> Iterator[Document | Rejected]:
+            return track(items, "tokenizing", total, console=console)
+
+        rows = pack(config, progress)
+    except ValueError as error:
+        console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        return 1
+    lengths = np.concatenate(
+        [np.diff(chunk.offsets) for chunk in rows.documents.data.column("tokens").chunks]
+    )
+    console.print(summary(rows.manifest, lengths))
+    console.print(f"\nwrote {rows.folder}; look at lengths.png and rejected.jsonl in it, and at")
+    console.print(f"    python tools/show_rows.py {rows.folder}", highlight=False)
+    return 0
+
+
+def print_keys(console: Console) -> None:
+    """The keys of the configuration, with their defaults."""
+    for cls, prefix in ((PackConfig, ""), (documents.SourceConfig, "sources.N.")):
+        for name, field in cls.model_fields.items():
+            default = "" if field.is_required() else f" [{field.default}]"
+            line = Text(f"  {prefix}{name}", style="bold")
+            console.print(line + Text(f"{default}  {field.description or ''}", style="not bold"))
+
+
+def show_plan(console: Console, config: PackConfig) -> None:
+    """Resolved keys, and the first sample of each source as it would be learnt."""
+    console.print_json(config.model_dump_json())
+    check_output(config)
+    names = documents.source_names(config.sources)
+    tokenizer = load_tokenizer(config.tokenizer, config.chat_template)
+    for index, name in enumerate(names):
+        total, samples = documents.open_source(config.sources[index], index)
+        first = next(samples, None)
+        console.rule(f"{name}: {total:,} samples", align="left")
+        if first is None:
+            continue
+        document = documents.tokenize_sample(config, tokenizer, first)
+        if isinstance(document, Rejected):
+            console.print(f"dropped: {document.reason}")
+            continue
+        spans = np.split(document.tokens, np.flatnonzero(np.diff(document.targets)) + 1)
+        is_target = bool(document.targets[0])
+        for span in spans:
+            text = tokenizer.decode(span)
+            console.print(Text(text, style="green" if is_target else "dim"), end="")
+            is_target = not is_target
+        share = document.targets.mean()
+        console.print(f"\n{len(document.tokens)} tokens, {share:.0%} learnt (green)")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
