@@ -130,7 +130,7 @@ class MegatronSource:
         self._shapes = {rule.key: rule.shape for rule in rules}
         found = {
             key: shape
-            for key, shape in self.reader.shapes().items()
+            for key, shape in self.reader.keys().items()
             if not key.startswith(NOT_WEIGHTS)
         }
         check_names_and_shapes(

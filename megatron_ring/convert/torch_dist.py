@@ -101,22 +101,22 @@ class TorchDistReader:
         }
         self._last: tuple[MetadataIndex, Tensor] | None = None
 
-    def shapes(self) -> dict[str, Shape]:
-        """Global shape of each tensor; byte objects such as random states are left out."""
+    def keys(self) -> dict[str, Shape]:
+        """Key -> global shape of each tensor; byte objects such as random states are left out."""
         return {key: tuple(entry.size) for key, entry in self._tensors.items()}
 
     def dtype(self, key: str) -> torch.dtype:
         return self._tensors[key].properties.dtype
 
-    def read(self, key: str, offsets: Shape, sizes: Shape) -> Tensor:
+    def read(self, key: str, offsets: Shape, shape: Shape) -> Tensor:
         """The box of tensor `key` that starts at `offsets`, in the stored dtype."""
-        out = torch.empty(sizes, dtype=self.dtype(key))
+        out = torch.empty(shape, dtype=self.dtype(key))
         filled = 0
         for chunk in self._tensors[key].chunks:
             low = [max(a, b) for a, b in zip(offsets, chunk.offsets, strict=True)]
             high = [
                 min(a + m, b + n)
-                for a, m, b, n in zip(offsets, sizes, chunk.offsets, chunk.sizes, strict=True)
+                for a, m, b, n in zip(offsets, shape, chunk.offsets, chunk.sizes, strict=True)
             ]
             if any(a >= b for a, b in zip(low, high, strict=True)):
                 continue
@@ -126,7 +126,7 @@ class TorchDistReader:
         if filled != out.numel():
             raise ConversionError(
                 f"{self.folder}: the chunks of {key} cover {filled:,} of the {out.numel():,} "
-                f"values at {list(offsets)}, sizes {list(sizes)}; the checkpoint is incomplete"
+                f"values at {list(offsets)}, sizes {list(shape)}; the checkpoint is incomplete"
             )
         return out
 
