@@ -7,20 +7,19 @@ Byte-pair encoding with the symbols of Ling's chat format. Text comes back as it
 normalized, digits and newlines are tokens of their own, unseen characters fall back to bytes.
 """
 
-import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import sentencepiece
 import typer
+
+from megatron_ring.data.tokenizer import load_tokenizer, train_sentencepiece
 
 # One token each. Ling marks turns with the first two; thinking is plain text there, but a small
 # model should not spend its capacity on spelling these.
-SYMBOLS = ["<role>", "</role>", "<think>", "</think>", "\n"]
-END = "<|endoftext|>"
+SYMBOLS = ["<role>", "</role>", "<think>", "</think>"]
 ROLES = {"user": "HUMAN"}  # the others are written in capitals; as Ling's chat template does
 
 
@@ -41,34 +40,14 @@ def texts(files: list[Path]) -> Iterator[str]:
                     ) from None
 
 
-def train(files: list[Path], vocab_size: int) -> bytes:
-    """The trained model's file contents. ValueError if the samples cannot give that vocabulary."""
-    written = io.BytesIO()
+def train(files: list[Path], vocab_size: int, output: Path) -> None:
+    """Write the .model. ValueError if the samples cannot give a vocabulary of that size."""
     sentences = list(texts(files))  # an error must not surface inside the C++ trainer
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=written,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            split_digits=True,
-            character_coverage=0.9999,  # the rest are bytes; 1.0 spends an entry on every oddity
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            user_defined_symbols=SYMBOLS,
-            unk_id=0,
-            eos_id=1,
-            eos_piece=END,
-            bos_id=-1,
-            pad_id=-1,  # padding is never attended or learnt, so the end token serves, as in Ling
-            num_threads=1,  # repeatable
-            minloglevel=2,
-        )
+        train_sentencepiece(sentences, output, vocab_size, SYMBOLS)
     except RuntimeError as error:
+        output.unlink()
         raise ValueError(f"--vocab-size {vocab_size} does not fit these samples: {error}") from None
-    return written.getvalue()
 
 
 def main(
@@ -85,18 +64,16 @@ def main(
     missing = [str(source) for source in sources if not source.is_file()]
     if missing:
         sys.exit(f"there is no {', '.join(missing)}")
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        model = train(sources, vocab_size)
+        train(sources, vocab_size, output)
     except ValueError as error:
         sys.exit(str(error))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(model)
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
-    sentences = list(texts(sources))
+    tokenizer, sentences = load_tokenizer(output), list(texts(sources))
     num_tokens = sum(len(tokenizer.encode(text)) for text in sentences)
     num_chars = sum(map(len, sentences))
     print(
-        f"{output}: {tokenizer.get_piece_size()} tokens; the samples are {num_tokens:,} tokens, "
+        f"{output}: {tokenizer.size} tokens; the samples are {num_tokens:,} tokens, "
         f"{num_chars / num_tokens:.2f} characters each"
     )
 

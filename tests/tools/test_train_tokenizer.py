@@ -35,7 +35,7 @@ def test_symbols_are_one_token_and_digits_are_apart(
     tokenizer: sentencepiece.SentencePieceProcessor,
 ) -> None:
     pieces = tokenizer.encode("<role>HUMAN</role>907<think>\n</think>", out_type=str)
-    assert [p for p in pieces if p in train_tokenizer.SYMBOLS] == [
+    assert [p for p in pieces if p in {*train_tokenizer.SYMBOLS, "\n"}] == [
         "<role>",
         "</role>",
         "<think>",
@@ -49,9 +49,12 @@ def test_symbols_are_one_token_and_digits_are_apart(
     assert tokenizer.unk_id() not in tokenizer.encode("漢字")
 
 
-def test_the_same_samples_give_the_same_tokenizer(corpus: Path) -> None:
-    first, again = (train_tokenizer.train([corpus], 700) for _ in range(2))
-    assert first == again != train_tokenizer.train([corpus], 701)
+def test_the_same_samples_give_the_same_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.model" for name in "abc"]
+    for file, size in zip(files, (700, 700, 701), strict=True):
+        train_tokenizer.train([corpus], size, file)
+    first, again, other = (file.read_bytes() for file in files)
+    assert first == again != other
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"text": "a"}', '{"messages": [{"role": "user"}]}'])
@@ -60,13 +63,14 @@ def test_bad_line_is_named(tmp_path: Path, line: str) -> None:
     good = json.dumps({"messages": [{"role": "user", "content": "hello"}]})
     file.write_text(f"{good}\n{line}\n")
     with pytest.raises(ValueError, match=r"a\.jsonl:2: not a line of {\"messages\""):
-        train_tokenizer.train([file], 700)
+        train_tokenizer.train([file], 700, tmp_path / "t.model")
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-def test_impossible_vocabulary_names_the_option(corpus: Path, size: int) -> None:
+def test_impossible_vocabulary_names_the_option(corpus: Path, size: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"--vocab-size {size} does not fit these samples"):
-        train_tokenizer.train([corpus], size)
+        train_tokenizer.train([corpus], size, tmp_path / "t.model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_forgotten_output_and_missing_input_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Loss curves of one or more runs, from their metrics.jsonl.
+
+python tools/plot_loss.py runs/quickstart/run
+python tools/plot_loss.py runs/a runs/b --output compared.png
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import numpy as np
+import typer
+
+matplotlib.use("Agg")  # draws without a screen
+import matplotlib.pyplot as plt  # noqa: E402
+
+Curve = tuple[list[int], list[float]]  # steps, values
+
+
+def read(run: Path) -> list[dict[str, float]]:
+    """Lines of RUN/metrics.jsonl; ValueError names the file and line of one that is damaged.
+
+    A last line without its line break is what a killed run leaves, and is not read.
+    """
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        raise ValueError(f"{run} is not the folder of a run: there is no {file}")
+    text = file.read_text(encoding="utf-8")
+    lines = []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number}: not JSON: {error}") from None
+    return lines
+
+
+def curve(lines: list[dict[str, float]], key: str) -> Curve:
+    found = [(int(line["step"]), line[key]) for line in lines if key in line]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def smooth(values: list[float], window: int) -> np.ndarray:
+    """Mean over the last `window` values; over fewer at the start."""
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    return (total[end] - total[start]) / (end - start)
+
+
+def plot(runs: dict[str, list[dict[str, float]]], output: Path) -> None:
+    """Write the PNG: training loss faint and smoothed, held-out points, learning rate below."""
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(8, 6), sharex=True, height_ratios=[4, 1], layout="constrained"
+    )
+    for index, (name, lines) in enumerate(runs.items()):
+        colour = f"C{index}"
+        steps, loss = curve(lines, "loss")
+        top.plot(steps, loss, color=colour, alpha=0.25, linewidth=0.8)
+        window = max(len(loss) // 50, 1)
+        top.plot(steps, smooth(loss, window), color=colour, label=f"{name}, training")
+        if any("valid_nll" in line for line in lines):
+            top.plot(*curve(lines, "valid_nll"), "o--", color=colour, label=f"{name}, held out")
+        bottom.plot(*curve(lines, "lr"), color=colour)
+    top.set_ylabel("nll per supervised token (nats)")
+    top.grid(alpha=0.3)
+    top.legend()
+    bottom.set(xlabel="step", ylabel="learning rate")
+    bottom.grid(alpha=0.3)
+    figure.savefig(output, dpi=120)
+    plt.close(figure)
+
+
+def summary(lines: list[dict[str, float]]) -> str:
+    """First and last values of the losses; ValueError when there is no step to speak of."""
+    steps, loss = curve(lines, "loss")
+    if not steps:
+        raise ValueError('there is no line with a "loss" yet')
+    said = f"{steps[-1]} steps, training loss {loss[0]:.3f} -> {smooth(loss, 10)[-1]:.3f}"
+    held_out = curve(lines, "valid_nll")[1]
+    return said + (f", held out {held_out[0]:.3f} -> {held_out[-1]:.3f}" if held_out else "")
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="run folders, each with a metrics.jsonl")],
+    output: Annotated[Path | None, typer.Option(help="the PNG [RUN/loss.png]")] = None,
+) -> None:
+    """Plot the losses of runs and say where they began and ended.
+
+    Example: python tools/plot_loss.py runs/a runs/b --output compared.png
+    """
+    output = output or runs[0] / "loss.png"
+    read_runs = {}
+    for run in runs:
+        try:
+            read_runs[str(run)] = read(run)
+            print(f"{run}: {summary(read_runs[str(run)])}")
+        except ValueError as error:
+            sys.exit(str(error) if str(run) in str(error) else f"{run}: {error}")
+    plot(read_runs, output)
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
