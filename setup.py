@@ -19,6 +19,7 @@ REQUIRED = [
     "rich",
     "typer",
     "datasets",  # packed documents in Arrow; JSONL, Parquet and hub sources
+    "pyarrow",  # their columns, without copies
     "sentencepiece",
     "transformers>=5",  # tokenizers and their chat templates only, never its models
     "jinja2",  # chat templates
