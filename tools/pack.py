@@ -72,8 +72,8 @@ def print_keys(console: Console) -> None:
     for cls, prefix in ((PackConfig, ""), (documents.SourceConfig, "sources.N.")):
         for name, field in cls.model_fields.items():
             default = "" if field.is_required() else f" [{field.default}]"
-            line = Text(f"  {prefix}{name}", style="bold")
-            console.print(line + Text(f"{default}  {field.description or ''}", style="not bold"))
+            about = f"{default}  {field.description or ''}"
+            console.print(Text.assemble((f"  {prefix}{name}", "bold"), about))
 
 
 def show_plan(console: Console, config: PackConfig) -> None:

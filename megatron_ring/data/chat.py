@@ -111,7 +111,8 @@ def _cut_after_end(answer: str, content: str, tokenizer: Tokenizer) -> tuple[str
     part of the answer: the model has stopped by then.
     """
     content = content.strip()
-    behind = answer.rfind(content) + len(content) if content in answer else 0
+    # The first occurrence: a content as short as "d" occurs in <|im_end|> again.
+    behind = answer.find(content) + len(content) if content in answer else 0
     at = answer.find(tokenizer.eos_text, behind)
     if at >= 0:
         return answer[: at + len(tokenizer.eos_text)], True

@@ -38,7 +38,9 @@ def draw_lengths(
     tokens_axes.hist(parts, edges, weights=parts, stacked=True, label=names)
     tokens_axes.set_ylabel("tokens")
     for axes in (documents_axes, tokens_axes):
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel("tokens in the document")
         axes.spines[["top", "right"]].set_visible(False)
         if lengths.max() * 4 > row_tokens:

@@ -262,8 +262,9 @@ class FolderHash:
 def _split(column: pa.ChunkedArray) -> Iterable[np.ndarray]:
     """One numpy array for each list of a column."""
     for chunk in column.chunks:
-        offsets = chunk.offsets.to_numpy()
-        values = chunk.values.to_numpy(zero_copy_only=False)
+        # Not chunk.values: of a slice that would be the whole chunk, unpacked for nothing.
+        offsets = chunk.offsets.to_numpy() - chunk.offsets[0].as_py()
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
         for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
             yield values[start:stop]
 
