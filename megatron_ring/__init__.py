@@ -1,3 +1,8 @@
 """Megatron-Ring: from a fine-grained Mixture-of-Experts model to a reasoning model, on Megatron-Core."""
 
+import warnings
+
+# megatron-core says at every import which optional packages are missing; tools/doctor.py says it once.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
+
 __version__ = "0.1.0"

@@ -277,6 +277,7 @@ def build(cls: type[C], tree: dict[str, Any]) -> C:
 
 def save(config: Part, path: Path) -> None:
     """Write the resolved configuration as YAML; `load` reads it back to an equal object."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())), encoding="utf-8")
 
 

@@ -60,6 +60,17 @@ def data_size() -> int:
     return parallel_state.get_data_parallel_world_size()
 
 
+def describe() -> str:
+    """The layout in a few words, for the log."""
+    groups = {
+        "tp": parallel_state.get_tensor_model_parallel_world_size(),
+        "pp": parallel_state.get_pipeline_model_parallel_world_size(),
+        "ep": parallel_state.get_expert_model_parallel_world_size(),
+        "dp": data_size(),
+    }
+    return " ".join(f"{name} {size}" for name, size in groups.items())
+
+
 def is_last_stage() -> bool:
     """Does this rank hold the head, and so the loss?"""
     return parallel_state.is_pipeline_last_stage(ignore_virtual=True)

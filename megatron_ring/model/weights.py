@@ -6,6 +6,7 @@ a Megatron checkpoint all load through this one door, so all give the same model
 """
 
 import hashlib
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,7 +14,9 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from torch import Tensor
 
-from megatron_ring.config import ConfigError
+from megatron_ring.config import Config, ConfigError
+from megatron_ring.convert.sources import HFSource
+from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model.ling import LingModel
 
 METADATA = {
@@ -60,6 +63,28 @@ def fill(stages: list[LingModel], source: Source) -> None:
         data = source.read(part.key, tuple(part.global_offset), tuple(part.local_shape))
         with torch.no_grad():
             part.data.copy_(data.view(part.data.shape))
+
+
+def load_first(config: Config, stages: list[LingModel]) -> None:
+    """Weights to start from: run.init_from (Megatron checkpoint or Hugging Face folder) or fresh."""
+    start = config.run.init_from
+    if start is None:
+        fill(stages, FreshWeights(stages, config.model.initializer_range, config.run.seed))
+    else:
+        fill(stages, open_weights(start))
+
+
+def open_weights(path: str | Path) -> Source:
+    """A checkpoint folder of either kind as a source; ConfigError when it is neither."""
+    folder = Path(path)
+    if (folder / "ring.json").is_file():
+        return TorchDistReader(folder)
+    if (folder / "config.json").is_file():
+        return HFSource(folder)
+    raise ConfigError(
+        f"{path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face folder "
+        "(no config.json)"
+    )
 
 
 class FreshWeights:

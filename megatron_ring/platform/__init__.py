@@ -15,3 +15,10 @@ def prepare() -> torch.device:
         return torch.device("cuda")
     cpu.install()
     return torch.device("cpu")
+
+
+def dtype(name: str) -> torch.dtype:
+    """The number format that `run.dtype=name` means here: auto is bf16 on GPUs, fp32 on CPUs."""
+    if name == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import megatron.core.jit
 import torch
 
 CPU = torch.device("cpu")
@@ -67,6 +68,7 @@ def install() -> None:
     # megatron-core decorates small functions with torch.compile: on a CPU each would start a C++
     # compiler in every process, for functions we mostly do not call.
     torch._dynamo.config.disable = True
+    megatron.core.jit.disable_jit_fuser()  # for modules not imported yet
     _patch_megatron()
 
 

@@ -1,0 +1,260 @@
+"""Checkpoints: written under a temporary name, made visible by one rename, loadable on any layout.
+
+`RUN/checkpoints/step-00000100/` holds megatron-core's torch_dist files (weights and optimizer state
+as global tensors), `rng.safetensors` and `ring.json` (config, progress, data fingerprint). The
+unsharded part of megatron-core's optimizer state is not kept: it follows from config and step, and
+its shape differs between layouts, which is what breaks resharding elsewhere.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import MegatronOptimizer
+from safetensors.torch import load_file, save_file
+
+import megatron_ring
+from megatron_ring.config import Config, ModelConfig
+from megatron_ring.convert.torch_dist import read_metadata
+from megatron_ring.data.rows import Rows
+from megatron_ring.model.ling import LingModel
+from megatron_ring.model.weights import METADATA
+from megatron_ring.optim import set_step, sharded
+from megatron_ring.platform import dtype
+
+FORMAT = 1
+PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: all that resuming needs beside the tensors."""
+
+    step: int = 0  # updates made; also the next step of the packing plan
+    tokens: int = 0  # real tokens seen
+    supervised: int = 0  # of which predicted
+
+    def after(self, tokens: int, supervised: int) -> "Progress":
+        """One step further, over a batch with that many tokens."""
+        return Progress(self.step + 1, self.tokens + tokens, self.supervised + supervised)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or does not belong to this run."""
+
+
+def folders(run_dir: str | Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    parent = Path(run_dir) / "checkpoints"
+    found = [path for path in parent.glob(f"{PREFIX}*") if (path / "ring.json").is_file()]
+    return sorted(path for path in found if path.name.removeprefix(PREFIX).isdigit())
+
+
+def save(
+    config: Config,
+    stages: list[LingModel],
+    optimizer: MegatronOptimizer,
+    progress: Progress,
+    rows: Rows,
+) -> Path:
+    """Write the checkpoint of `progress.step` (nothing if it is there), delete the ones too many.
+
+    Raises CheckpointError when it cannot be written; earlier checkpoints are then untouched.
+    """
+    parent = Path(config.run.dir) / "checkpoints"
+    final = parent / f"{PREFIX}{progress.step:08d}"
+    if (final / "ring.json").is_file():
+        return final
+    temporary = parent / f"{final.name}.tmp"
+    try:
+        _on_rank_0(lambda: _fresh_folder(temporary))
+        state = _state(stages, optimizer, loading=False)
+        dist_checkpointing.save(state, str(temporary), ("torch_dist", 1))
+        rng = _gather_rng()
+        ring = _ring(config, progress, rows.fingerprint)
+        _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder))
+    except Exception as error:
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        kept = [path.name for path in folders(config.run.dir)]
+        free = shutil.disk_usage(Path(config.run.dir)).free / 2**30
+        raise CheckpointError(
+            f"could not save {final}: {_root_cause(error)}. The disk has {free:.2f} GiB free; "
+            f"earlier checkpoints are untouched: {', '.join(kept) or 'none yet'}"
+        ) from error
+    _on_rank_0(lambda: _delete_old(config))
+    return final
+
+
+def resume(
+    config: Config, stages: list[LingModel], optimizer: MegatronOptimizer, fingerprint: str
+) -> Progress | None:
+    """Load the run's newest checkpoint, on whatever layout; None when it has none.
+
+    Raises CheckpointError when it is of another architecture, other data or another batch size.
+    """
+    there = folders(config.run.dir)
+    if not there:
+        return None
+    folder = there[-1]
+    ring = read_ring(folder)
+    _refuse_other(folder, ring, config, fingerprint)
+    read_metadata(folder)  # refuses pickles with anything but checkpoint metadata in them
+    for part in sharded(optimizer):
+        part._init_optimizer_states_with_dummy_values()  # torch's AdamW has none before a step
+    loaded = dist_checkpointing.load(_state(stages, optimizer, loading=True), str(folder))
+    for index, stage in enumerate(stages):
+        stage.load_state_dict(loaded[f"model{index}"])
+    for index, part in enumerate(sharded(optimizer)):
+        for state in part.optimizer.state.values():
+            state.pop("step", None)  # a number a parameter; set below from ours
+        part.load_parameter_state_from_fully_reshardable(loaded[f"optimizer{index}"])
+    progress = Progress(**ring["progress"])
+    set_step(optimizer, progress.step)
+    _restore_rng(folder)
+    return progress
+
+
+def read_ring(folder: Path) -> dict[str, Any]:
+    """`ring.json` of a checkpoint; CheckpointError when it is missing or of another format."""
+    file = Path(folder) / "ring.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint of this program: there is no {file}")
+    ring = json.loads(file.read_text(encoding="utf-8"))
+    if ring["format"] != FORMAT:
+        raise CheckpointError(f"{file} has format {ring['format']}; this program reads {FORMAT}")
+    return ring
+
+
+def _state(stages: list[LingModel], optimizer: MegatronOptimizer, loading: bool) -> dict[str, Any]:
+    models = {f"model{i}": s.sharded_state_dict(metadata=METADATA) for i, s in enumerate(stages)}
+    tensors = {
+        f"optimizer{i}": part.sharded_param_state_fully_reshardable(models, loading, METADATA)
+        for i, part in enumerate(sharded(optimizer))
+    }
+    return models | tensors
+
+
+def _ring(config: Config, progress: Progress, fingerprint: str) -> dict[str, Any]:
+    packages = ("torch", "megatron-core", "transformers")
+    return {
+        "format": FORMAT,
+        "kind": "training",
+        "model": config.model.model_dump(),
+        "dtype": "fp32" if dtype(config.run.dtype) == torch.float32 else "bf16",
+        "step": progress.step,
+        "progress": asdict(progress),
+        "config": config.model_dump(),
+        "data_fingerprint": fingerprint,
+        "versions": {"megatron-ring": megatron_ring.__version__}
+        | {name: version(name) for name in packages},
+        "hf": _inherited_hf(config),
+    }
+
+
+def _inherited_hf(config: Config) -> dict[str, Any]:
+    """Hugging Face keys of the weights the run began with, so that export can give them back."""
+    if config.run.init_from is None:
+        return {}
+    start = Path(config.run.init_from)
+    if (start / "ring.json").is_file():
+        return json.loads((start / "ring.json").read_text(encoding="utf-8"))["hf"]
+    return json.loads((start / "config.json").read_text(encoding="utf-8"))
+
+
+def _refuse_other(folder: Path, ring: dict[str, Any], config: Config, fingerprint: str) -> None:
+    then, now = ModelConfig(**ring["model"]).model_dump(), config.model.model_dump()
+    for key, value in now.items():
+        if then[key] != value and key != "initializer_range":
+            raise CheckpointError(
+                f"{folder} was trained with model.{key}={then[key]!r}, this run has {value!r}; "
+                "resume with the same architecture or choose another run.dir"
+            )
+    if ring["data_fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{folder} was trained on data with fingerprint {ring['data_fingerprint']}, "
+            f"data.train={config.data.train} has {fingerprint}; resume with the same packed rows "
+            "or choose another run.dir (run.init_from starts a new run from these weights)"
+        )
+    rows = ring["config"]["data"]["rows_per_step"]
+    if rows != config.data.rows_per_step:
+        raise CheckpointError(
+            f"{folder} was trained with data.rows_per_step={rows}, this run has "
+            f"{config.data.rows_per_step}; its place in the data would be lost"
+        )
+
+
+def _on_rank_0(action: Any) -> None:
+    """Run `action` on rank 0; if it fails there, fail everywhere instead of waiting for ever."""
+    problem: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            problem[0] = str(error)
+    dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise OSError(problem[0])
+
+
+def _fresh_folder(temporary: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+
+
+def _finish(
+    temporary: Path,
+    final: Path,
+    ring: dict[str, Any],
+    rng: dict[str, torch.Tensor],
+    packed: Path,
+) -> None:
+    save_file(rng, temporary / "rng.safetensors")
+    if (packed / "tokenizer").is_dir():
+        shutil.copytree(packed / "tokenizer", temporary / "tokenizer")
+    with (temporary / "ring.json").open("w", encoding="utf-8") as file:
+        json.dump(ring, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(final)
+
+
+def _delete_old(config: Config) -> None:
+    """Rename before deleting: a kill in between must not leave half a checkpoint that looks whole."""
+    for folder in folders(config.run.dir)[: -config.checkpoint.keep_last]:
+        doomed = folder.with_name(f"{folder.name}.deleted")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _gather_rng() -> dict[str, torch.Tensor]:
+    """Random states of all ranks on rank 0. Training itself draws no random number today."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return {f"{kind}.{r}": s for r, states in enumerate(everyone) for kind, s in states.items()}
+
+
+def _restore_rng(folder: Path) -> None:
+    states = load_file(folder / "rng.safetensors")
+    rank = dist.get_rank()
+    if f"cpu.{rank}" in states:  # absent when the run has grown to more ranks
+        torch.set_rng_state(states[f"cpu.{rank}"])
+    if f"cuda.{rank}" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"cuda.{rank}"])
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first error of a chain: torch wraps a full disk in three layers."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__
+    return f"{type(error).__name__}: {error}"

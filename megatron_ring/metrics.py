@@ -1,0 +1,249 @@
+"""What a run reports: one line a step on the console, in metrics.jsonl and in wandb.
+
+Model FLOPs, the convention behind MFU: 6 FLOPs per active weight and token (2 forward, 4 backward);
+attention from Σ length² of the packed documents, the causal half counted once; the embedding
+lookup free; the head for supervised tokens only, as we compute it; recomputation not counted.
+"""
+
+import json
+import os
+import resource
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from megatron_ring import parallel
+from megatron_ring.config import Config, ModelConfig
+from megatron_ring.model.ling import LingModel
+from megatron_ring.step import Counts
+
+# Dense bf16 peaks in TFLOP/s, from NVIDIA's data sheets (without sparsity).
+PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}
+
+
+def active_weights(model: ModelConfig) -> int:
+    """Weights of the layers that one token is multiplied by; embedding and head not included."""
+    m, D = model, model.hidden_size
+    attention = D * m.head_size * (m.num_attention_heads * 2 + m.num_key_value_heads * 2)
+    routed = 3 * D * m.moe_intermediate_size * m.num_experts_per_tok + D * m.num_experts
+    shared = 3 * D * m.shared_intermediate_size
+    dense = m.first_k_dense_replace
+    experts = (m.num_hidden_layers - dense) * (routed + shared)
+    return m.num_hidden_layers * attention + experts + dense * 3 * D * m.intermediate_size
+
+
+def train_flops(model: ModelConfig, counts: Counts) -> float:
+    """FLOPs the model needs for forward and backward over a global batch."""
+    width = model.num_attention_heads * model.head_size
+    # Scores and weighted sum: 2 products of 2 FLOPs over the causal half, times 3 for backward.
+    attention = 3 * 2 * 2 * 0.5 * counts.square_lengths * width * model.num_hidden_layers
+    head = 6 * model.vocab_size * model.hidden_size * counts.supervised
+    return 6 * active_weights(model) * counts.tokens + attention + head
+
+
+def router_table(stages: list[LingModel], config: ModelConfig) -> Tensor:
+    """float64 [L, E + 2] over all ranks: visits to each expert, Σ aux, Σ z; then starts afresh."""
+    device = torch.cuda.current_device()
+    table = torch.zeros(
+        config.num_hidden_layers, config.num_experts + 2, dtype=torch.float64, device=device
+    )
+    for stage in stages:
+        for layer, router in stage.routers.items():
+            stats = router.stats
+            if stats.counts_E is not None:
+                table[layer - 1, :-2] = stats.counts_E.double()
+                table[layer - 1, -2] = stats.aux
+                table[layer - 1, -1] = stats.z
+            stats.reset()
+    return parallel.sum_over_model_and_data(table).cpu()
+
+
+def expert_metrics(table: Tensor, config: ModelConfig, tokens: int) -> dict[str, float]:
+    """Balance of the routed layers: aux and z loss a token, and expert load max / mean."""
+    moe = table[config.first_k_dense_replace :]
+    load = moe[:, :-2]
+    per_layer = load.amax(1) / load.mean(1).clamp(min=1e-9)
+    return {
+        "aux_loss": float(moe[:, -2].mean()) / max(tokens, 1),
+        "z_loss": float(moe[:, -1].mean()) / max(tokens, 1),
+        "load_max_over_mean": float(per_layer.mean()),
+        "load_worst_layer": float(per_layer.max()),
+        "dead_experts": int((load == 0).sum()),
+    }
+
+
+def memory_gib() -> float:
+    """Peak memory of this process: device memory on a GPU, resident memory on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def peak_tflops(config: Config) -> float | None:
+    """Dense peak of one device, or None where nobody knows it: then MFU is not reported."""
+    if config.log.peak_tflops or not torch.cuda.is_available():
+        return config.log.peak_tflops
+    name = torch.cuda.get_device_name()
+    return next((peak for kind, peak in PEAK_TFLOPS.items() if kind in name), None)
+
+
+class Meter:
+    """Sums since the last log line; reading them is the only place that waits for the device."""
+
+    def __init__(self, config: Config, stages: list[LingModel]) -> None:
+        self.config, self.stages, self.peak = config, stages, peak_tflops(config)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.nll: Tensor | float = 0.0
+        self.supervised = self.tokens = self.steps = 0
+        self.flops, self.began = 0.0, time.monotonic()
+
+    def add(self, counts: Counts, nll: Tensor) -> None:
+        """One step: its global counts and this rank's Σ nll."""
+        self.nll = self.nll + nll
+        self.supervised += counts.supervised
+        self.tokens += counts.tokens
+        self.flops += train_flops(self.config.model, counts)
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The numbers of a log line, equal on all ranks; then starts afresh."""
+        table = router_table(self.stages, self.config.model)
+        (nll,) = parallel.sum_over_data(parallel.broadcast_from_last_stage([float(self.nll)]))
+        seconds = time.monotonic() - self.began
+        line = {
+            "loss": nll / max(self.supervised, 1),
+            "tokens": self.tokens,
+            "supervised": self.supervised,
+            "step_seconds": seconds / self.steps,
+            "tokens_per_second": self.tokens / seconds,
+            "tflops_per_device": self.flops / seconds / parallel.world_size() / 1e12,
+            "memory_gib": memory_gib(),
+        }
+        if self.peak is not None:
+            line["mfu"] = line["tflops_per_device"] / self.peak
+        line |= expert_metrics(table, self.config.model, self.tokens)
+        self._reset()
+        return line
+
+
+class Writer:
+    """Rank 0's log. On other ranks every method does nothing."""
+
+    def __init__(self, config: Config, total_steps: int, resumed_step: int) -> None:
+        self.config, self.total_steps = config, total_steps
+        self.active = torch.distributed.get_rank() == 0
+        self.console, self.wandb, self.file = Console(highlight=False), None, None
+        if not self.active:
+            return
+        path = Path(config.run.dir) / "metrics.jsonl"
+        _drop_after(path, resumed_step)
+        self.file = path.open("a", encoding="utf-8")
+        self.wandb = _start_wandb(config)
+
+    def step(self, line: dict[str, Any]) -> None:
+        """One training step: `line` has "step" (updates made so far) and plain numbers."""
+        if not self.active:
+            return
+        self._write(line)
+        step, total = line["step"], self.total_steps
+        eta = (total - step) * line["step_seconds"]
+        mfu = f"  mfu {line['mfu']:.1%}" if "mfu" in line else ""
+        self.console.print(
+            f"[bold]{step:>{len(str(total))}}[/]/{total}  loss [bold]{line['loss']:.4f}[/]  "
+            f"lr {line['lr']:.2e}  grad {line['grad_norm']:.3f}  "
+            f"load {line['load_max_over_mean']:.2f}  aux {line['aux_loss']:.3f}  "
+            f"{line['tokens_per_second']:,.0f} tok/s{mfu}  {line['memory_gib']:.1f} GiB  "
+            f"eta {time.strftime('%H:%M:%S', time.gmtime(eta))}"
+        )
+
+    def valid(self, step: int, nll: float, tokens: int) -> None:
+        """One validation, after `step` updates."""
+        if not self.active:
+            return
+        self._write({"step": step, "valid_nll": nll, "valid_tokens": tokens})
+        self.console.print(f"[cyan]step {step}: held-out nll {nll:.4f} over {tokens:,} tokens[/]")
+
+    def note(self, text: str) -> None:
+        """A line of text for the person watching."""
+        if self.active:
+            self.console.print(f"[green]{text}[/]")
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """A note with the seconds that a part of the loop took."""
+        began = time.monotonic()
+        yield
+        self.note(f"{what} in {time.monotonic() - began:.1f} s")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.wandb is not None:
+            self.wandb.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+@contextmanager
+def writer(config: Config, total_steps: int, resumed_step: int) -> Iterator[Writer]:
+    """The run's log, closed at the end also when the run fails."""
+    log = Writer(config, total_steps, resumed_step)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Forget lines of steps that a killed run logged but that are about to be run again."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # the run was killed while writing it
+            continue
+        if line["step"] <= step:
+            kept.append(text + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _start_wandb(config: Config) -> Any:
+    """A wandb run that resumes under the same id, or None when switched off."""
+    if config.log.wandb == "off":
+        return None
+    import wandb
+
+    mode = config.log.wandb
+    if mode == "auto":
+        mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+    folder = Path(config.run.dir)
+    id_file = folder / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4))
+    return wandb.init(
+        project=config.log.project,
+        name=config.run.name or folder.name,
+        id=id_file.read_text().strip(),
+        resume="allow",
+        mode=mode,
+        dir=str(folder),
+        config=config.model_dump(),
+        settings=wandb.Settings(silent=True, console="off"),
+    )

@@ -1,0 +1,132 @@
+"""Train Ling-Lite on packed rows.
+
+    python -m megatron_ring.train configs/model/ling_tiny.yaml configs/sft.yaml data.train=packed
+    torchrun --nproc-per-node 8 -m megatron_ring.train FILE.yaml... key.path=value...
+
+Arguments with "=" are overrides; the others are YAML files, merged left to right. --dry-run checks
+everything that can be checked without loading the model, prints the resolved configuration and
+exits; --schema prints the JSON schema of a configuration file. The run resumes from its newest
+checkpoint in run.dir by itself.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from megatron_ring import config as configuration
+from megatron_ring import parallel, platform
+from megatron_ring.config import Config, ConfigError
+from megatron_ring.data.rows import Row, Rows
+
+
+def main(argv: list[str]) -> None:
+    if not argv or {"-h", "--help"} & set(argv):
+        print(__doc__)
+        return
+    if "--schema" in argv:
+        print(configuration.json_schema(Config), end="")
+        return
+    try:
+        arguments = [a for a in argv if a != "--dry-run"]
+        files = [a for a in arguments if "=" not in a]
+        config = configuration.load(Config, files, [a for a in arguments if "=" in a])
+        device, rows = platform.prepare(), open_rows(config)
+        if "--dry-run" in argv:
+            print(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())), end="")
+            print(f"# {rows.num_rows} rows, {total_steps(config, rows)} steps")
+            return
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
+    with parallel.process_groups(config.parallel, device, config.run.seed):
+        train(config, rows, device)
+
+
+def open_rows(config: Config) -> Rows:
+    """The packed training rows; ConfigError when they, the model and the layout do not fit."""
+    if config.data.train is None:
+        raise ConfigError("missing config key data.train: a folder written by tools/pack.py")
+    rows = _open(config.data.train)
+    parallel.check_layout(config, parallel.world_size(), rows.row_tokens)
+    for folder in filter(None, (config.data.train, config.data.valid)):
+        needed = _open(folder).tokenizer_size
+        if needed > config.model.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size={config.model.vocab_size}, but {folder} holds token ids up to "
+                f"{needed - 1}; use the model's own tokenizer, or model.vocab_size={needed}"
+            )
+    if rows.row_tokens > config.model.max_position_embeddings:
+        raise ConfigError(
+            f"{config.data.train} has rows of {rows.row_tokens} tokens, more than "
+            f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )
+    return rows
+
+
+def _open(folder: str) -> Rows:
+    try:
+        return Rows.open(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def total_steps(config: Config, rows: Rows) -> int:
+    """Steps of the run: optim.steps, but never beyond the plan."""
+    planned = rows.num_steps(config.data.rows_per_step)
+    return min(config.optim.steps or planned, planned)
+
+
+def train(config: Config, rows: Rows, device: torch.device) -> None:
+    """The run: every effect is a line of this function."""
+    from megatron_ring import checkpoint, metrics, optim, step
+    from megatron_ring.model import ling, weights
+
+    dtype = platform.dtype(config.run.dtype)
+    stages = ling.build_stages(config, dtype, device)
+    weights.load_first(config, stages)
+    models = optim.wrap(stages, config.parallel)
+    optimizer = optim.build_optimizer(models, config.optim, dtype)
+    resumed = checkpoint.resume(config, stages, optimizer, rows.fingerprint)
+    progress, total = resumed or checkpoint.Progress(), total_steps(config, rows)
+    batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
+    held_out = held_out_rows(config)
+    if torch.distributed.get_rank() == 0:
+        configuration.save(config, Path(config.run.dir) / "config.yaml")
+
+    with metrics.writer(config, total, progress.step) as log:
+        began = "resuming after" if resumed else "starting at"
+        log.note(
+            f"{began} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}"
+        )
+        meter = metrics.Meter(config, stages)
+        if held_out and not resumed:
+            log.valid(0, *step.evaluate(models, held_out))
+        while progress.step < total:
+            mine = rows.at_step(progress.step, batch, rank, size)
+            lr = optim.lr_at(progress.step, total, config.optim)
+            counts, nll, grad_norm = step.train_step(models, optimizer, mine, lr)
+            progress = progress.after(counts.tokens, counts.supervised)
+            meter.add(counts, nll)
+            last = progress.step == total
+            if last or progress.step % config.log.every == 0:
+                log.step({"step": progress.step, "lr": lr, "grad_norm": grad_norm} | meter.read())
+            if held_out and (last or progress.step % config.log.valid_every == 0):
+                log.valid(progress.step, *step.evaluate(models, held_out))
+            if last or progress.step % config.checkpoint.save_every == 0:
+                with log.timed("saved"):
+                    checkpoint.save(config, stages, optimizer, progress, rows)
+
+
+def held_out_rows(config: Config) -> list[Row]:
+    """This rank's share of the held-out rows; each counts once, in as many rows as ranks divide."""
+    if config.data.valid is None:
+        return []
+    rows = _open(config.data.valid)
+    size = parallel.data_size()
+    count = min(config.data.valid_rows, rows.num_rows)
+    return rows.at_step(0, -(-count // size) * size, parallel.data_rank(), size)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
