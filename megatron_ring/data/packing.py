@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def best_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[in
     rows: list[list[int]] = []
     rows_with_room: list[list[int]] = [[] for _ in range(capacity)]  # free tokens -> row numbers
     rooms = 0  # bit r is set while rows_with_room[r] is not empty
-    for start, stop in zip(starts, starts[1:] + [len(order)], strict=True):
+    for start, stop in pairwise([*starts, len(order)]):
         length = int(lengths[order[start]])
         members = order[start:stop].tolist()
         placed = 0

@@ -43,6 +43,10 @@ def test_best_fit_loses_and_splits_nothing():
     assert lengths.sum() / (4096 * len(rows)) > 0.999
 
 
+def test_nothing_to_pack():
+    assert best_fit([], 10) == []
+
+
 @pytest.mark.parametrize("length", [0, 11])
 def test_best_fit_refuses_a_length_outside_the_row(length):
     with pytest.raises(ValueError) as error:
