@@ -17,16 +17,20 @@ from torch import nn
 from megatron_ring.config import OptimConfig, ParallelConfig
 
 
-def wrap(stages: list[nn.Module], parallel: ParallelConfig) -> list[DistributedDataParallel]:
+def wrap(
+    stages: list[nn.Module], parallel: ParallelConfig, shard: bool = True
+) -> list[DistributedDataParallel]:
     """megatron-core's DDP around each model chunk: gradient buffers, and sums over data ranks.
 
-    Gradients are divided by the data-parallel size; the step multiplies its loss by it.
+    Gradients are divided by the data-parallel size; the step multiplies its loss by it. With
+    `shard`, as the distributed optimizer wants, each rank ends up with its part of the sum; without,
+    every rank has all of it in `main_grad`.
     """
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=parallel.overlap,
         overlap_param_gather=parallel.overlap,
-        use_distributed_optimizer=True,
+        use_distributed_optimizer=shard,
         check_for_nan_in_grad=False,  # the step checks the norm, with a message of its own
     )
     core = stages[0].config

@@ -130,6 +130,11 @@ def check_layout(config: Config, world_size: int, row_tokens: int | None = None)
         m.vocab_size % p.tp != 0,
         f"model.vocab_size={m.vocab_size} is not a multiple of parallel.tp={p.tp}",
     )
+    for name, width in (
+        ("num_shared_experts × moe_intermediate_size", m.shared_intermediate_size),
+        ("intermediate_size", m.intermediate_size if m.first_k_dense_replace else 0),
+    ):
+        refuse(width % p.tp != 0, f"model.{name}={width} is not a multiple of parallel.tp={p.tp}")
     refuse(
         m.num_experts % p.ep != 0,
         f"model.num_experts={m.num_experts} is not a multiple of parallel.ep={p.ep}",
@@ -141,9 +146,9 @@ def check_layout(config: Config, world_size: int, row_tokens: int | None = None)
         f"(world size {world_size} / pp {p.pp}); experts are spread over tp × dp and never split",
     )
     refuse(
-        m.num_hidden_layers % (p.pp * p.vpp) != 0,
-        f"model.num_hidden_layers={m.num_hidden_layers} is not a multiple of parallel.pp × vpp = "
-        f"{p.pp} × {p.vpp} = {p.pp * p.vpp}",
+        m.num_hidden_layers < p.pp * p.vpp - 1,
+        f"model.num_hidden_layers={m.num_hidden_layers} are too few for parallel.pp × vpp = "
+        f"{p.pp} × {p.vpp} = {p.pp * p.vpp} model chunks",
     )
     refuse(
         p.vpp > 1 and p.pp == 1,

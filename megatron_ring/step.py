@@ -4,7 +4,7 @@ Letters: S tokens in a row · L layers · E experts.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,15 @@ from torch import Tensor
 from megatron_ring import losses, parallel
 from megatron_ring.data.rows import Row
 from megatron_ring.model.ling import LingModel
+
+
+Reduce = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+def sft(logp_S: Tensor, scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one row for the schedule: a sum, times `scale`."""
+    loss = losses.sft(logp_S)
+    return loss.total * scale, loss.metrics
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def train_step(
     # The schedule divides by the number of micro-batches, DDP by the data-parallel size.
     # Undo both: what remains is total / supervised, exactly.
     scale = len(rows) * parallel.data_size() / max(counts.supervised, 1)
-    nll = run(models, rows, scale=scale)
+    nll = sum_nll(run(models, rows, partial(sft, scale=scale)))
     for group in optimizer.param_groups:
         group["lr"] = lr
     grad_norm = _update(optimizer)
@@ -84,22 +93,21 @@ def _update(optimizer: MegatronOptimizer) -> float:
 def run(
     models: list[DistributedDataParallel] | list[LingModel],
     rows: list[Row],
-    scale: float = 1.0,
+    reduce: Reduce,
     forward_only: bool = False,
-) -> Tensor:
-    """Σ nll over `rows`, float64 on the device (0 before the last stage); with gradients if asked."""
-    device = torch.cuda.current_device()
-    batches = [to_device(row, device) for row in rows]
+) -> list[dict[str, Tensor]]:
+    """Forward, and backward unless `forward_only`, over `rows` on megatron-core's schedule.
 
-    def forward(batches_left: Iterator[dict[str, Any]], model: Any) -> tuple[Tensor, Any]:
-        return model(**next(batches_left)), partial(reduce)
+    `reduce` turns a row's log-probabilities into the loss to differentiate and a dict to keep. The
+    dicts come back in the order of the rows; before the last pipeline stage there are none.
+    """
+    batches = [to_device(row, torch.cuda.current_device()) for row in rows]
 
-    def reduce(logp_S: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = losses.sft(logp_S)
-        return loss.total * scale, loss.metrics
+    def forward(batches_left: Iterator[dict[str, Any]], model: Any) -> tuple[Tensor, Reduce]:
+        return model(**next(batches_left)), reduce
 
     iterators = [iter(batches) for _ in models]
-    per_row = get_forward_backward_func()(
+    return get_forward_backward_func()(
         forward_step_func=forward,
         data_iterator=iterators if len(models) > 1 else iterators[0],
         model=models if len(models) > 1 else models[0],
@@ -108,7 +116,11 @@ def run(
         micro_batch_size=1,
         forward_only=forward_only,
     )
-    total = torch.zeros((), dtype=torch.float64, device=device)
+
+
+def sum_nll(per_row: list[dict[str, Tensor]]) -> Tensor:
+    """Σ nll of this rank's rows, a float64 scalar on the device; 0 before the last stage."""
+    total = torch.zeros((), dtype=torch.float64, device=torch.cuda.current_device())
     for metrics in per_row:
         total += metrics["nll"]
     return total
@@ -128,12 +140,23 @@ def to_device(row: Row, device: torch.device) -> dict[str, Any]:
     }
 
 
+def score(models: list[LingModel], rows: list[Row]) -> list[Tensor]:
+    """Log-probability of every supervised label, float32 [S] a row; [] before the last stage.
+
+    For models of build_stages without DDP, in eval mode.
+    """
+    with torch.no_grad():
+        zero = torch.zeros((), device=torch.cuda.current_device())
+        kept = run(models, rows, lambda logp_S: (zero.clone(), {"logp": logp_S}), forward_only=True)
+    return [row["logp"] for row in kept]
+
+
 def evaluate(models: list[DistributedDataParallel], rows: list[Row]) -> tuple[float, int]:
     """Mean nll in nats a supervised token over `rows` of all data ranks, and how many tokens."""
     for model in models:
         model.eval()
     with torch.no_grad():
-        nll = run(models, rows, forward_only=True)
+        nll = sum_nll(run(models, rows, sft, forward_only=True))
     for model in models:
         model.train()
     (nll_sum,) = parallel.broadcast_from_last_stage([float(nll)])

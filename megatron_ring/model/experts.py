@@ -37,6 +37,10 @@ class RoutedExperts(MegatronModule):
             # Not allreduce: their gradients are summed over the expert-data-parallel ranks, which
             # are more than the data-parallel ones as soon as tp > ep.
             weight.allreduce = False
+            # The optimizer shards experts over those same ranks, so no two tensor-parallel ranks
+            # hold the same part and each must count in the gradient norm.
+            weight.tensor_model_parallel = True
+            weight.partition_dim, weight.partition_stride = 0, 1
         self.mlp = GROUPED_MLP[backend]
         self.ep, self.expert_dp = pg_collection.ep, pg_collection.expt_dp
 

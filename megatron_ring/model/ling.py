@@ -75,7 +75,7 @@ def transformer_config(
         tensor_model_parallel_size=parallel.tp,
         sequence_parallel=parallel.tp > 1,  # required with experts
         pipeline_model_parallel_size=parallel.pp,
-        virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+        pipeline_model_parallel_layout=pipeline_layout(model.num_hidden_layers, parallel),
         expert_model_parallel_size=parallel.ep,
         expert_tensor_parallel_size=1,
         recompute_granularity="full" if parallel.recompute == "full" else None,
@@ -85,11 +85,29 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         use_cpu_initialization=not torch.cuda.is_available(),
-        perform_initialization=False,  # weights come from a source; see weights.py
+        # Weights come from a source (weights.py), but only together with its own initialisation
+        # does megatron-core mark the split ones, which the gradient norm needs to know.
+        perform_initialization=True,
         gradient_accumulation_fusion=False,  # needs Apex
         bias_dropout_fusion=False,
         deterministic_mode=False,
     )
+
+
+def pipeline_layout(num_layers: int, parallel: ParallelConfig) -> list[list[str]] | None:
+    """Which layers each model chunk holds, in megatron-core's words; None without a pipeline.
+
+    Chunks differ by one layer at most. Where layers do not divide, the last chunks have the fewer:
+    the head costs as much as several layers.
+    """
+    chunks = parallel.pp * parallel.vpp
+    if parallel.pp == 1:
+        return None
+    counts = [num_layers // chunks + (c < num_layers % chunks) for c in range(chunks)]
+    layout = [["decoder"] * count for count in counts]
+    layout[0].insert(0, "embedding")
+    layout[-1].append("loss")
+    return layout
 
 
 def layer_spec(is_moe: bool, model: ModelConfig, attention: str, experts: str) -> ModuleSpec:

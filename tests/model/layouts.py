@@ -1,0 +1,152 @@
+"""Loss, gradients and log-probabilities of a model on any layout, as global tensors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import (
+    ShardedTensor,
+    ShardedTensorFactory,
+    apply_factories,
+)
+
+from megatron_ring import config as configuration
+from megatron_ring import metrics, optim, parallel, platform, step
+from megatron_ring.config import Config
+from megatron_ring.data.rows import Document, make_row
+from megatron_ring.model import weights
+from megatron_ring.model.ling import LingModel, build_stages
+from tests import ranks
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def measure(
+    world_size: int, overrides: list[str], rows: list[list[Document]], row_tokens: int, folder: Path
+) -> dict[str, Any]:
+    """Train-mode forward and backward of one global batch; see `_measure` for what comes back."""
+    given = (overrides, rows, row_tokens)
+    results = ranks.run(world_size, _measure, *given, folder=folder)
+    last = [r for r in results if r["last_stage"]]
+    return {
+        "nll": results[0]["nll"],
+        "grad_norm": results[0]["grad_norm"],
+        "router": results[0]["router"],
+        "gradients": assemble([part for r in results for part in r["gradients"]]),
+        # rows are dealt round robin to the data ranks; tensor-parallel ranks all know the same
+        "logp": {i: logp for r in last for i, logp in r["logp"].items()},
+        "logits": _logits(last),
+    }
+
+
+def assemble(parts: list[tuple]) -> dict[str, torch.Tensor]:
+    """Global tensors from (key, global shape, offset, data); replicas must agree."""
+    whole, seen = {}, {}
+    for key, shape, offset, data in parts:
+        if key not in whole:
+            whole[key] = torch.zeros(shape)
+            seen[key] = torch.zeros(shape, dtype=torch.bool)
+        box = tuple(slice(o, o + n) for o, n in zip(offset, data.shape, strict=True))
+        if seen[key][box].any():
+            torch.testing.assert_close(whole[key][box], data, atol=1e-6, rtol=1e-4, msg=key)
+        whole[key][box], seen[key][box] = data, True
+    assert all(mask.all() for mask in seen.values()), "a part of a tensor is on no rank"
+    return whole
+
+
+def _logits(last: list[dict[str, Any]]) -> dict[int, torch.Tensor]:
+    slices: dict[int, dict[int, torch.Tensor]] = {}
+    for r in last:
+        for i, logits in r["logits"].items():
+            slices.setdefault(i, {})[r["tp_rank"]] = logits
+    return {i: torch.cat([s[t] for t in sorted(s)], dim=-1) for i, s in slices.items()}
+
+
+def _measure(overrides: list[str], rows: list, row_tokens: int) -> dict[str, Any]:
+    config = configuration.load(Config, [], [f"data.rows_per_step={len(rows)}", *overrides])
+    parallel.check_layout(config, parallel.world_size(), row_tokens)
+    device = platform.prepare()
+    with parallel.process_groups(config.parallel, device, seed=1):
+        stages = build_stages(config, torch.float32, device)
+        weights.load_first(config, stages)
+        rank, size = parallel.data_rank(), parallel.data_size()
+        own = [make_row(documents, row_tokens, pad_id=0) for documents in rows[rank::size]]
+        counts = step.Counts.of(own)
+        models = optim.wrap(stages, config.parallel, shard=False)
+        for stage in stages:
+            stage.router_loss.per_token = size / max(counts.tokens, 1)
+        scale = len(own) * size / max(counts.supervised, 1)
+        nll = step.sum_nll(step.run(models, own, lambda logp: step.sft(logp, scale)))
+        router = metrics.router_table(stages, config.model)
+        (nll_sum,) = parallel.sum_over_data(parallel.broadcast_from_last_stage([float(nll)]))
+        for stage in stages:
+            stage.eval()
+        scored = step.score(stages, own)
+        logits = _score_logits(stages, own)
+        return {
+            "nll": nll_sum / max(counts.supervised, 1),
+            "grad_norm": _grad_norm(config, overrides, rows, row_tokens, device),
+            "router": router,
+            "gradients": gradients(stages),
+            "last_stage": parallel.is_last_stage(),
+            "tp_rank": stages[0].pg_collection.tp.rank(),
+            "logp": {rank + size * i: logp for i, logp in enumerate(scored)},
+            "logits": {rank + size * i: x for i, x in enumerate(logits)},
+        }
+
+
+def _grad_norm(config: Config, overrides: list, rows: list, row_tokens: int, device: Any) -> float:
+    """The norm that the real step computes, from a model of its own."""
+    stages = build_stages(config, torch.float32, device)
+    weights.load_first(config, stages)
+    models = optim.wrap(stages, config.parallel)
+    optimizer = optim.build_optimizer(models, config.optim, torch.float32)
+    rank, size = parallel.data_rank(), parallel.data_size()
+    own = [make_row(documents, row_tokens, pad_id=0) for documents in rows[rank::size]]
+    _, _, norm = step.train_step(models, optimizer, own, lr=0.0)
+    return norm
+
+
+def _score_logits(stages: list[LingModel], rows: list) -> list[torch.Tensor]:
+    def forward(batches: Any, model: LingModel) -> Any:
+        batch = {k: v for k, v in next(batches).items() if k not in ("labels_S", "mask_S")}
+        return model(**batch), lambda logits: (torch.zeros(()), {"logits": logits})
+
+    batches = [step.to_device(row, torch.device("cpu")) for row in rows]
+    iterators = [iter(batches) for _ in stages]
+    with torch.no_grad():
+        kept = step.get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=iterators if len(stages) > 1 else iterators[0],
+            model=stages if len(stages) > 1 else stages[0],
+            num_microbatches=len(rows),
+            seq_length=len(rows[0].tokens_S),
+            micro_batch_size=1,
+            forward_only=True,
+        )
+    return [row["logits"] for row in kept]
+
+
+def gradients(stages: list[LingModel]) -> list[tuple]:
+    """(key, global shape, offset, gradient) of every local tensor."""
+    parts = []
+    for stage in stages:
+        state = stage.sharded_state_dict(metadata=weights.METADATA)
+        for value in nested_values(state):
+            if isinstance(value, ShardedTensor | ShardedTensorFactory):
+                value.data = value.data.main_grad
+        apply_factories(state)
+        tensors = [v for v in nested_values(state) if isinstance(v, ShardedTensor)]
+        parts += [
+            (t.key, tuple(t.global_shape), tuple(t.global_offset), t.data.clone()) for t in tensors
+        ]
+    return parts
+
+
+def random_documents(count: int, vocab: int, seed: int, longest: int = 40) -> list[Document]:
+    """Documents of 1 to `longest` random tokens, a random half of them targets."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, count)
+    return [(rng.integers(0, vocab, n).astype(np.int32), rng.random(n) < 0.5) for n in lengths]
