@@ -10,10 +10,13 @@ layout (tp, ep, pp, dp), and what any layout saved exports.
     python tools/convert_checkpoint.py export checkpoints/ling-lite folded --norm-head folded
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -23,9 +26,11 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from torch import Tensor
 
-from megatron_ring.config import ConfigError
+from megatron_ring.config import Config, ConfigError, ModelConfig
 from megatron_ring.convert.compare import (
+    Score,
     compare,
     sample_tokens,
     score_hf_folder,
@@ -53,8 +58,16 @@ Verify = Annotated[
     bool,
     typer.Option(
         "--verify",
-        help="Then compare the logits of both sides on random tokens, with the first side's "
-        "experts pinned, and print how many choices of experts flip without pinning.",
+        help="Then compare the logits of both sides on random tokens, experts pinned, and print "
+        "how many choices of experts flip without pinning. The Hugging Face side runs in plain "
+        "torch, one tensor in memory at a time, the other in Megatron-Core, in fp32.",
+    ),
+]
+Through = Annotated[
+    Literal["megatron", "reference"],
+    typer.Option(
+        help="What --verify runs the Megatron checkpoint in. megatron: the model that trains; it "
+        "takes 4 bytes a parameter. reference: plain torch on both sides, with little memory."
     ),
 ]
 Tokens = Annotated[int, typer.Option(help="Tokens that --verify compares.", min=1)]
@@ -74,6 +87,7 @@ def import_(
     dtype: Dtype = None,
     dry_run: DryRun = False,
     verify: Verify = False,
+    verify_in: Through = "megatron",
     verify_tokens: Tokens = 128,
     tolerance: Tolerance = None,
 ) -> None:
@@ -89,7 +103,7 @@ def import_(
     _report(done, ckpt_dir, dry_run)
     if verify and not dry_run:
         limit = _limit(tolerance, cast=dtype is not None)
-        _verify(hf_dir, ckpt_dir, ckpt_dir, verify_tokens, limit)
+        _verify(hf_dir, ckpt_dir, ckpt_dir, verify_in, verify_tokens, limit)
 
 
 @app.command("export")
@@ -107,6 +121,7 @@ def export(
     dtype: Dtype = None,
     dry_run: DryRun = False,
     verify: Verify = False,
+    verify_in: Through = "megatron",
     verify_tokens: Tokens = 128,
     tolerance: Tolerance = None,
 ) -> None:
@@ -124,7 +139,8 @@ def export(
     if verify and not dry_run:
         # A head folded in bf16 is rounded once more.
         rounded = dtype is not None or (norm_head == "folded" and "bf16" in done.dtypes)
-        _verify(hf_dir, ckpt_dir, hf_dir, verify_tokens, _limit(tolerance, rounded))
+        limit = _limit(tolerance, rounded)
+        _verify(hf_dir, ckpt_dir, hf_dir, verify_in, verify_tokens, limit)
 
 
 def parse_size(text: str) -> int:
@@ -140,11 +156,17 @@ def _limit(tolerance: float | None, cast: bool) -> float:
     return (2e-2 if cast else 1e-5) if tolerance is None else tolerance
 
 
-def _verify(hf_dir: Path, ckpt_dir: Path, written: Path, count: int, limit: float) -> None:
+def _verify(
+    hf_dir: Path, ckpt_dir: Path, written: Path, through: str, count: int, limit: float
+) -> None:
     console.print(f"comparing the logits of {count} random tokens ...")
     model, _ = read_ring(ckpt_dir)
-    sides = score_hf_folder(hf_dir), score_megatron_checkpoint(ckpt_dir)
-    result = compare(*sides, sample_tokens(model.vocab_size, count))
+    tokens_S = sample_tokens(model.vocab_size, count)
+    if through == "reference":
+        result = compare(score_hf_folder(hf_dir), score_megatron_checkpoint(ckpt_dir), tokens_S)
+    else:
+        with _megatron_model(ckpt_dir, model) as score:
+            result = compare(score_hf_folder(hf_dir), score, tokens_S)
     console.print(
         f"largest difference, experts pinned: {result.pinned:.2e}  "
         f"(free: {result.free:.2e}; largest logit {result.largest:.2f}; "
@@ -156,6 +178,45 @@ def _verify(hf_dir: Path, ckpt_dir: Path, written: Path, count: int, limit: floa
             f"{written} was written, but does not compute the same function: a logit differs by "
             f"{result.pinned:.2e}, allowed are {limit * result.largest:.1e}. Do not use it"
         )
+
+
+@contextlib.contextmanager
+def _megatron_model(ckpt_dir: Path, model: ModelConfig) -> Iterator[Score]:
+    """The checkpoint in the model that trains, in fp32, in this process alone."""
+    # Here, because megatron-core takes seconds to import and converting does without it.
+    from megatron_ring import parallel, platform
+    from megatron_ring.model import weights
+    from megatron_ring.model.ling import build_stages
+
+    device = platform.prepare()
+    config = Config(model=model)
+    with parallel.process_groups(config.parallel, device, seed=0):
+        [stage] = build_stages(config, torch.float32, device)
+        weights.fill([stage], weights.open_weights(ckpt_dir))
+        stage.eval()
+
+        @torch.no_grad()
+        def score(tokens_S: Tensor, pinned_LSK: Tensor | None) -> tuple[Tensor, Tensor]:
+            length, first = len(tokens_S), model.first_k_dense_replace
+            choices = stage.router_loss
+            # Megatron-Core counts layers from 1.
+            pinned = () if pinned_LSK is None else enumerate(pinned_LSK[first:], start=first + 1)
+            choices.pinned, choices.record = dict(pinned), {}
+            logits_SV = stage(
+                tokens_S=tokens_S.to(device),
+                positions_S=torch.arange(length, device=device),
+                padding_S=torch.zeros(length, dtype=torch.bool, device=device),
+                cu_seqlens=torch.tensor([0, length], dtype=torch.int32, device=device),
+                lengths=[length],
+            )
+            routed_LSK = torch.full(
+                (model.num_hidden_layers, length, model.num_experts_per_tok), -1
+            )
+            for layer, experts_SK in choices.record.items():
+                routed_LSK[layer - 1] = experts_SK.cpu()
+            return logits_SV.float().cpu(), routed_LSK
+
+        yield score
 
 
 class _progress:
