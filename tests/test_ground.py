@@ -17,7 +17,12 @@ from megatron_ring import config, parallel
 
 ROOT = Path(__file__).parents[1]
 # import name -> name of the distribution, where they differ
-DISTRIBUTIONS = {"megatron": "megatron-core", "yaml": "pyyaml", "reasoning_gym": "reasoning-gym"}
+DISTRIBUTIONS = {
+    "megatron": "megatron-core",
+    "yaml": "pyyaml",
+    "reasoning_gym": "reasoning-gym",
+    "tokenizers": "transformers",  # part of it, of a matching version
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,7 @@ def third_party(folder: str) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
-    own = {"megatron_ring", "tools", "tests"}
+    own = {"megatron_ring", "tools", "tests"} | {path.stem for path in ROOT.glob("tests/**/*.py")}
     names -= own | set(sys.stdlib_module_names)
     return {DISTRIBUTIONS.get(name, name) for name in names}
 
