@@ -63,6 +63,7 @@ def transformer_config(
         moe_shared_expert_intermediate_size=model.shared_intermediate_size or None,
         moe_layer_freq=[0] * dense + [1] * (model.num_hidden_layers - dense),
         moe_router_load_balancing_type="none",  # LingRouter adds its own, with exact weights
+        moe_router_pre_softmax=True,  # asked for with one expert a token; LingRouter decides itself
         moe_router_dtype="fp32",
         moe_token_dispatcher_type="alltoall",
         gated_linear_unit=True,

@@ -24,10 +24,18 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def measure(
-    world_size: int, overrides: list[str], rows: list[list[Document]], row_tokens: int, folder: Path
+    world_size: int,
+    overrides: list[str],
+    rows: list[list[Document]],
+    row_tokens: int,
+    folder: Path,
+    pinned: torch.Tensor | None = None,
 ) -> dict[str, Any]:
-    """Train-mode forward and backward of one global batch; see `_measure` for what comes back."""
-    given = (overrides, rows, row_tokens)
+    """Train-mode forward and backward of one global batch; see `_measure` for what comes back.
+
+    `pinned` [S, K] are the experts of every row in every layer, in place of the router's choice.
+    """
+    given = (overrides, rows, row_tokens, pinned)
     results = ranks.run(world_size, _measure, *given, folder=folder)
     last = [r for r in results if r["last_stage"]]
     return {
@@ -64,7 +72,9 @@ def _logits(last: list[dict[str, Any]]) -> dict[int, torch.Tensor]:
     return {i: torch.cat([s[t] for t in sorted(s)], dim=-1) for i, s in slices.items()}
 
 
-def _measure(overrides: list[str], rows: list, row_tokens: int) -> dict[str, Any]:
+def _measure(
+    overrides: list[str], rows: list, row_tokens: int, pinned: torch.Tensor | None
+) -> dict[str, Any]:
     config = configuration.load(Config, [], [f"data.rows_per_step={len(rows)}", *overrides])
     parallel.check_layout(config, parallel.world_size(), row_tokens)
     device = platform.prepare()
@@ -77,6 +87,8 @@ def _measure(overrides: list[str], rows: list, row_tokens: int) -> dict[str, Any
         models = optim.wrap(stages, config.parallel, shard=False)
         for stage in stages:
             stage.router_loss.per_token = size / max(counts.tokens, 1)
+            if pinned is not None:
+                stage.router_loss.pinned = dict.fromkeys(stage.routers, pinned)
         scale = len(own) * size / max(counts.supervised, 1)
         nll = step.sum_nll(step.run(models, own, lambda logp: step.sft(logp, scale)))
         router = metrics.router_table(stages, config.model)
@@ -143,6 +155,14 @@ def gradients(stages: list[LingModel]) -> list[tuple]:
             (t.key, tuple(t.global_shape), tuple(t.global_offset), t.data.clone()) for t in tensors
         ]
     return parts
+
+
+def assert_same_gradients(ours: dict, oracle: dict, tolerance: float = 1e-5) -> None:
+    """Every tensor within `tolerance` of the oracle's, relative to the larger of it and 1e-3."""
+    assert ours.keys() == oracle.keys()
+    for key, gradient in ours.items():
+        error = (gradient - oracle[key]).norm() / oracle[key].norm().clamp(min=1e-3)
+        assert error < tolerance, f"{key}: relative error {error:.1e}"
 
 
 def random_documents(count: int, vocab: int, seed: int, longest: int = 40) -> list[Document]:
