@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     """Exit status; errors of the user are printed, not raised."""
     console = Console()
     if not arguments or {"-h", "--help"} & set(arguments):
-        console.print(__doc__, markup=False, highlight=False)
+        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
         print_keys(console)
         return 0
     dry_run = "--dry-run" in arguments
@@ -73,7 +73,7 @@ def print_keys(console: Console) -> None:
         for name, field in cls.model_fields.items():
             default = "" if field.is_required() else f" [{field.default}]"
             about = f"{default}  {field.description or ''}"
-            console.print(Text.assemble((f"  {prefix}{name}", "bold"), about))
+            console.print(Text.assemble((f"  {prefix}{name}", "bold"), about), soft_wrap=True)
 
 
 def show_plan(console: Console, config: PackConfig) -> None:

@@ -1,8 +1,8 @@
 """Builds a packed folder: tokenize, plan, write. The folder appears complete or not at all."""
 
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -111,12 +111,13 @@ def check_output(config: PackConfig) -> None:
 @contextmanager
 def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to fill, which takes the place of `output` when all went well."""
-    temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
+    unique = uuid.uuid4().hex[:8]  # process ids repeat, in containers above all
+    temporary = output.with_name(f"{output.name}.tmp-{unique}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
         if overwrite and output.exists():
-            replaced = output.with_name(f"{output.name}.old-{os.getpid()}")
+            replaced = output.with_name(f"{output.name}.old-{unique}")
             output.rename(replaced)
             temporary.rename(output)
             shutil.rmtree(replaced)

@@ -45,7 +45,8 @@ def draw_lengths(
         axes.spines[["top", "right"]].set_visible(False)
         if lengths.max() * 4 > row_tokens:
             axes.axvline(row_tokens, color="black", linestyle=":", label=f"row, {row_tokens:,}")
-    documents_axes.legend(frameon=False)
+    handles, labels = documents_axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(
         f"{len(lengths):,} documents, {lengths.sum():,} tokens, {manifest['num_rows']:,} rows, "
         f"fill {manifest['fill']:.2%}"

@@ -147,9 +147,10 @@ def test_impossible_steps_and_rows(make):
     assert str(error.value) == f"row {number} is outside the plan of {number} rows (0 first)"
 
 
-def test_same_input_and_seed_same_fingerprint_with_any_number_of_processes(make):
-    base = make()
-    other = make("other", workers=2)
+def test_same_input_and_seed_same_fingerprint_with_any_number_of_processes(make, tmp_path):
+    many = write_lines(tmp_path / "many.jsonl", SUMS * 20)  # 13 batches for two processes
+    base = make(sources=[{"path": many}])
+    other = make("other", sources=[{"path": many}], workers=2)
     assert base.fingerprint == other.fingerprint
     numbers = range(base.num_rows)
     assert as_lists(map(base.row, numbers)) == as_lists(map(other.row, numbers))
