@@ -29,12 +29,12 @@ compat:  ## the test-suite on Python 3.12 with the newer megatron-core
 	tests/compat.sh -m "not gpu and not multi_gpu and not slow" -n $(WORKERS)
 
 lint: install  ## ruff check and ruff format --check
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
 
 format: install  ## let ruff rewrite what it can
-	$(VENV)/bin/ruff check --fix .
-	$(VENV)/bin/ruff format .
+	$(VENV)/bin/python -m ruff check --fix .
+	$(VENV)/bin/python -m ruff format .
 
 clean:  ## remove environments and caches; runs/ stays
 	rm -rf .venv .venv-compat *.egg-info build .pytest_cache .ruff_cache

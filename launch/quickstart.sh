@@ -25,10 +25,10 @@ step() { # step NAME TITLE COMMAND...: run the command unless NAME is done
   echo "   ($((SECONDS - start)) s)"
 }
 
-train() { # train PROCESSES key=value...
+train() { # train PROCESSES key=value...; torch.distributed.run is torchrun
   local processes=$1
   shift
-  "$bin/torchrun" --standalone --nproc-per-node "$processes" -m megatron_ring.train \
+  "$bin/python" -m torch.distributed.run --standalone --nproc-per-node "$processes" -m megatron_ring.train \
     configs/model/ling_tiny.yaml configs/quickstart/train.yaml "$@"
 }
 

@@ -103,6 +103,7 @@ FAKE_PYTHON = """#!/bin/sh
 case "$*" in
   "-m venv --clear "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
   *"pip install"*) echo "$*" >> pip.log; exit ${PIP_STATUS:-0} ;;
+  *"version_info[:2]"*) case "$0" in *other*) echo 3.12 ;; *) echo 3.11 ;; esac ;;
 esac
 """
 
@@ -163,6 +164,15 @@ def test_no_usable_python_says_what_to_do(checkout: Path) -> None:
     assert done.returncode == 1 and pip_calls(checkout) == []
     assert "no usable Python among: no-such-python" in done.stderr
     assert "make install PYTHON=/path/to/python3" in done.stderr
+
+
+def test_another_python_than_the_environments_is_refused(checkout: Path) -> None:
+    install(checkout)
+    program(checkout / "other", FAKE_PYTHON)
+    done = install(checkout, PYTHON=str(checkout / "other"))
+    assert done.returncode == 1 and len(pip_calls(checkout)) == 1
+    assert ".venv has Python 3.11, PYTHON=" in done.stderr and "other is 3.12." in done.stderr
+    assert "Remove .venv first (make clean), or name another folder with VENV=." in done.stderr
 
 
 def test_compat_run_refuses_another_python(tmp_path: Path) -> None:

@@ -26,7 +26,15 @@ choose_python() { # 3.11 first: the version this project is developed on
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
 
-# The checkout's path is part of it, because an environment does not survive being moved.
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+if [ -n "${PYTHON:-}" ] && [ -x "$venv/bin/python" ] && usable "$PYTHON" &&
+  [ "$(version "$PYTHON")" != "$(version "$venv/bin/python")" ]; then
+  echo "tools/install.sh: $venv has Python $(version "$venv/bin/python"), PYTHON=$PYTHON is $(version "$PYTHON")." >&2
+  echo "Remove $venv first (make clean), or name another folder with VENV=." >&2
+  exit 1
+fi
+
+# The checkout's path is part of it: a copy of an environment must import this checkout.
 done_for="$(pwd -P) $(cksum <setup.py)"
 stamp=$venv/.installed
 if [ "$(cat "$stamp" 2>/dev/null)" = "$done_for" ]; then exit 0; fi
