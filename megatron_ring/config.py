@@ -237,13 +237,15 @@ class PackConfig(Part):
 C = TypeVar("C", bound=Part)
 
 
-def load(cls: type[C], files: list[str], overrides: list[str]) -> C:
-    """Merge YAML files left to right and `key.path=value` overrides, and build `cls`.
+def load(
+    cls: type[C], files: list[str], overrides: list[str], base: dict[str, Any] | None = None
+) -> C:
+    """Merge YAML files left to right and `key.path=value` overrides onto `base`, and build `cls`.
 
     Raises ConfigError for a file that is missing or no YAML, an unknown key (with the nearest
     known one), a value of the wrong type or outside its range, and a missing key.
     """
-    tree = OmegaConf.create({})
+    tree = OmegaConf.create(base or {})
     for file in files:
         tree = OmegaConf.merge(tree, _read_yaml(file))
     for override in overrides:

@@ -198,8 +198,8 @@ class LingModel(GPTModel):
     ) -> Tensor:
         """Log-probability of `labels_S` where `mask_S`, else 0: float32 [S].
 
-        Without labels, logits of this rank's vocabulary rows, [S, V]. On pipeline stages before the
-        last, hidden states [S / tp, 1, D]. `tokens_S` and `labels_S` are int64, the masks bool,
+        Without labels, logits of this rank's vocabulary rows where `mask_S` (everywhere without it),
+        [N, V]. On pipeline stages before the last, hidden states [S / tp, 1, D]. `tokens_S` and `labels_S` are int64, the masks bool,
         `cu_seqlens` int32 with the segments' `lengths` between its entries.
         """
         hidden = None
@@ -228,6 +228,7 @@ class LingModel(GPTModel):
         weight_VD, group = self.output_layer.weight, self.pg_collection.tp
         scale_D = column_norm(weight_VD, group) if self.arch.norm_head else None
         if labels_S is None:
+            hidden_SD = hidden_SD if mask_S is None else hidden_SD[mask_S]
             if scale_D is not None:
                 hidden_SD = (hidden_SD / scale_D).to(hidden_SD.dtype)
             return hidden_SD @ weight_VD.T

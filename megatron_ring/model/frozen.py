@@ -1,0 +1,54 @@
+"""A checkpoint opened to be read, not trained: scoring, sampling, comparing."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron_ring import config as configuration
+from megatron_ring import parallel, platform
+from megatron_ring.config import Config, ConfigError
+from megatron_ring.model import weights
+from megatron_ring.model.ling import LingModel, build_stages
+
+
+def configure(path: str | Path, overrides: list[str], row_tokens: int | None = None) -> Config:
+    """The configuration to open `path` with: its architecture, and `key.path=value` overrides.
+
+    ConfigError when the folder is no checkpoint or the layout does not fit this launch.
+    """
+    folder = Path(path)
+    if (folder / "ring.json").is_file():
+        tree = json.loads((folder / "ring.json").read_text(encoding="utf-8"))["model"]
+    elif (folder / "config.json").is_file():
+        tree = configuration.read_hf_config(folder).model_dump()
+    else:
+        raise ConfigError(
+            f"{path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face folder "
+            "(no config.json)"
+        )
+    config = configuration.load(Config, [], overrides, base={"model": tree})
+    size = parallel.world_size() // (config.parallel.tp * config.parallel.pp) or 1
+    fitting = config.model_copy(
+        update={"data": config.data.model_copy(update={"rows_per_step": size * config.parallel.pp})}
+    )
+    parallel.check_layout(fitting, parallel.world_size(), row_tokens)
+    return config
+
+
+def tokenizer_folder(path: str | Path) -> Path:
+    """Where a checkpoint of either kind keeps its tokenizer."""
+    inside = Path(path) / "tokenizer"
+    return inside if inside.is_dir() else Path(path)
+
+
+@contextmanager
+def opened(path: str | Path, config: Config) -> Iterator[list[LingModel]]:
+    """This rank's model chunks with the weights of `path`, in eval mode, inside process groups."""
+    device = platform.prepare()
+    with parallel.process_groups(config.parallel, device, config.run.seed):
+        stages = build_stages(config, platform.dtype(config.run.dtype), device)
+        weights.fill(stages, weights.open_weights(path))
+        for stage in stages:
+            stage.eval()
+        yield stages
