@@ -8,7 +8,7 @@ bin=${VENV:-.venv}/bin
 run=runs/quickstart
 export OMP_NUM_THREADS=1 # two processes share the cores; more threads would only wait
 if [ -n "${FRESH:-}" ]; then rm -rf "$run"; fi
-mkdir -p "$run/done" "$run/logs"
+mkdir -p "$run/done" "$run/answers"
 
 step() { # step NAME TITLE COMMAND...: run the command unless NAME is done
   local name=$1 title=$2
@@ -32,7 +32,7 @@ train() { # train PROCESSES key=value...; torch.distributed.run is torchrun
     configs/model/ling_tiny.yaml configs/quickstart/train.yaml "$@"
 }
 
-held_out() { # problems of some tasks that training does not see, one a line
+held_out() { # a problem of each kind that training does not see, one a line
   "$bin/python" - "$run/corpus/valid.jsonl" <<'PYTHON'
 import json, sys
 
@@ -42,7 +42,7 @@ for line in open(sys.argv[1], encoding="utf-8"):
     prompt = sample["messages"][-2]["content"]
     if len(sample["messages"]) == 2 and "\n" not in prompt:
         found.setdefault(sample["task"], prompt)
-print("\n".join(found[task] for task in ("chain_sum", "spell_backward", "gcd", "chat")))
+print("\n".join(found.values()))
 PYTHON
 }
 
@@ -51,7 +51,8 @@ newest() { ls -d "$1"/checkpoints/step-* | sort | tail -n 1; } # checkpoint of a
 answers() { # answers RUN FILE: what its model says to the held-out problems
   local arguments=()
   while read -r prompt; do arguments+=(--prompt "$prompt"); done <<<"$(held_out)"
-  "$bin/python" tools/sample.py "$(newest "$1")" "${arguments[@]}" --max-tokens 120 | tee "$2"
+  "$bin/python" tools/sample.py "$(newest "$1")" "${arguments[@]}" --max-tokens 100 \
+    --output "$2" >"${2%.jsonl}.txt"
 }
 
 step corpus "Problems with worked solutions, checked by reasoning-gym, and short chats" \
@@ -71,9 +72,10 @@ step export "Export to Hugging Face format" \
   "$bin/python" tools/convert_checkpoint.py export "$(newest "$run/run")" "$run/hf"
 
 step answers-before "Answers to held-out problems before training" \
-  answers "$run/untrained" "$run/logs/before.txt"
+  answers "$run/untrained" "$run/answers/before.jsonl"
 step answers-after "Answers to held-out problems after training" \
-  answers "$run/run" "$run/logs/after.txt"
+  answers "$run/run" "$run/answers/after.jsonl"
+"$bin/python" tools/compare_answers.py "$run/corpus/valid.jsonl" "$run"/answers/{before,after}.jsonl
 
 cat <<TEXT
 
@@ -82,7 +84,7 @@ Done. In $run:
   packed/       rows; look at one: $bin/python tools/show_rows.py $run/packed/train
   run/          loss.png, metrics.jsonl, config.yaml, checkpoints/
   hf/           the model in Hugging Face format
-  logs/         before.txt, after.txt: the answers
+  answers/      what the model said before and after
 
 Next:
   $bin/python tools/sample.py $run/hf --prompt "What is the capital of Japan?"

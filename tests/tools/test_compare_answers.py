@@ -1,0 +1,50 @@
+"""Answers beside the right ones: who is right, and files that do not belong together."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import compare_answers
+
+
+def write(file: Path, lines: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    turns = [("1 + 1", "<think>\nquick\n</think>\n2"), ("Hello!", "Hello! How are you?")]
+    return write(
+        tmp_path / "valid.jsonl",
+        [
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+            for q, a in turns
+        ],
+    )
+
+
+def test_the_final_answer_counts_not_the_thought(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [{"prompt": "1 + 1", "answer": "2 2"}, {"prompt": "Hello!", "answer": "you"}]
+    after = [
+        {"prompt": "1 + 1", "answer": "<think>\nslow\n</think>\n2<|endoftext|>"},
+        {"prompt": "Hello!", "answer": "Hello! How are we?"},
+    ]
+    files = [write(tmp_path / "before.jsonl", before), write(tmp_path / "after.jsonl", after)]
+    compare_answers.main(corpus, files)
+    said = capsys.readouterr().out
+    assert "before: 0 of 2 right, after: 1 of 2 right" in said
+    assert "slow" in said and "quick" in said
+
+
+def test_files_that_do_not_belong_together(corpus: Path, tmp_path: Path) -> None:
+    one = write(tmp_path / "a.jsonl", [{"prompt": "1 + 1", "answer": "2"}])
+    other = write(tmp_path / "b.jsonl", [{"prompt": "Hello!", "answer": "2"}])
+    unknown = write(tmp_path / "c.jsonl", [{"prompt": "3 + 1", "answer": "4"}])
+    with pytest.raises(SystemExit, match=r"b\.jsonl answers other prompts than .*a\.jsonl; sample"):
+        compare_answers.main(corpus, [one, other])
+    with pytest.raises(SystemExit, match=r"valid\.jsonl has no question '3 \+ 1'"):
+        compare_answers.main(corpus, [unknown])
