@@ -104,3 +104,10 @@ def test_plan_depends_on_the_seed_only():
     assert plans[0].documents.tolist() != plans[2].documents.tolist()
     neighbours = [set(map(frozenset, plan.documents.reshape(-1, 2).tolist())) for plan in plans]
     assert neighbours[0] != neighbours[2]
+
+
+def test_rows_mix_the_sources():
+    """Best fit keeps the order of equals, so without a shuffle only like would sit with like."""
+    plan = make_plan(np.full(80, 10), [40, 40], [1.0, 1.0], 20, epochs=1, seed=1)
+    mixed = [(row < 40).sum() == 1 for row in plan.documents.reshape(-1, 2)]
+    assert 8 < sum(mixed) < 32

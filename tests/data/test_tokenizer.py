@@ -76,8 +76,13 @@ def test_fingerprint_is_of_the_content(ling_folder, tmp_path):
     base = load_tokenizer(ling_folder).fingerprint
     assert load_tokenizer(tmp_path / "moved").fingerprint == base
     config = tmp_path / "moved" / "tokenizer_config.json"
-    config.write_text(config.read_text().replace("HUMAN", "USER"))
-    assert load_tokenizer(tmp_path / "moved").fingerprint != base
+    good = config.read_text()
+    for changed in (
+        good.replace("HUMAN", "USER"),
+        good.replace("{", '{"model_max_length": 9, ', 1),
+    ):
+        config.write_text(changed)
+        assert load_tokenizer(tmp_path / "moved").fingerprint != base
 
 
 def test_code_beside_a_tokenizer_is_not_run(ling_folder, tmp_path):
