@@ -151,6 +151,8 @@ class MegatronSource:
     def read(self, name: str) -> Tensor:
         """All of Hugging Face tensor `name`, in the stored dtype."""
         shape, pieces = self._inverse[name]
+        if len(pieces) == 1:  # all but QKV: no second copy
+            return self._rows(pieces[0].key, pieces[0].row, pieces[0].rows)
         out = torch.empty(shape, dtype=self.dtype(name))
         for piece in pieces:
             out[piece.hf_row : piece.hf_row + piece.rows] = self._rows(
