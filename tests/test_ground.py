@@ -232,7 +232,7 @@ def test_paths_the_documents_name_exist() -> None:
         text = (ROOT / document).read_text(encoding="utf-8")
         named = set(re.findall(r"\b(?:megatron_ring|tools|configs|launch|tests)/[\w./-]*\w", text))
         missing = {name for name in named if not (ROOT / name).exists()}
-        assert len(named) > 5 and not missing, f"{document} names {sorted(missing)}"
+        assert named and not missing, f"{document} names {sorted(missing)}"
 
 
 def test_shell_scripts_parse_and_are_executable() -> None:
