@@ -6,9 +6,14 @@ unsharded part of megatron-core's optimizer state is not kept: it follows from c
 its shape differs between layouts, which is what breaks resharding elsewhere.
 """
 
+import errno
+import fcntl
 import json
 import os
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +22,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import (
+    ShardedTensor,
+    ShardedTensorFactory,
+    is_main_replica,
+)
 from megatron.core.optimizer import MegatronOptimizer
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
 
 import megatron_ring
+from megatron_ring import parallel
 from megatron_ring.config import Config, ModelConfig
 from megatron_ring.convert.torch_dist import read_metadata
 from megatron_ring.data.rows import Rows
@@ -50,6 +63,33 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or does not belong to this run."""
 
 
+@contextmanager
+def locked(run_dir: str | Path) -> Iterator[None]:
+    """Keep other runs out of `run_dir`: two writers would delete each other's checkpoints.
+
+    The lock ends with the process, however it ends. CheckpointError names who holds it. On a file
+    system without locks there is none.
+    """
+    file = Path(run_dir) / "lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise CheckpointError(
+                f"run.dir={run_dir} is in use by {stream.read().strip()}; wait for it, stop it, or "
+                "choose another run.dir"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        yield
+
+
 def folders(run_dir: str | Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     parent = Path(run_dir) / "checkpoints"
@@ -74,20 +114,21 @@ def save(
         return final
     temporary = parent / f"{final.name}.tmp"
     try:
-        _on_rank_0(lambda: _fresh_folder(temporary))
         state = _state(stages, optimizer, loading=False)
+        num_bytes = _num_bytes(state)
+        _on_rank_0(lambda: _fresh_folder(temporary, num_bytes))
         dist_checkpointing.save(state, str(temporary), ("torch_dist", 1))
         rng = _gather_rng()
         ring = _ring(config, progress, rows.fingerprint)
         _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder))
-    except Exception as error:
-        if dist.get_rank() == 0:
+    except (Exception, CheckpointException) as error:  # torch's is no Exception
+        free = shutil.disk_usage(config.run.dir).free
+        if parallel.is_first_rank():
             shutil.rmtree(temporary, ignore_errors=True)
-        kept = [path.name for path in folders(config.run.dir)]
-        free = shutil.disk_usage(Path(config.run.dir)).free / 2**30
+        kept = ", ".join(path.name for path in folders(config.run.dir))
         raise CheckpointError(
-            f"could not save {final}: {_root_cause(error)}. The disk has {free:.2f} GiB free; "
-            f"earlier checkpoints are untouched: {', '.join(kept) or 'none yet'}"
+            f"could not save {final}: {error}\nThe disk of {config.run.dir} had {free / 1e9:.3f} GB "
+            f"free when it failed. Earlier checkpoints are untouched: {kept or 'none yet'}"
         ) from error
     _on_rank_0(lambda: _delete_old(config))
     return final
@@ -204,9 +245,28 @@ def _on_rank_0(action: Any) -> None:
         raise OSError(problem[0])
 
 
-def _fresh_folder(temporary: Path) -> None:
-    shutil.rmtree(temporary, ignore_errors=True)
+def _num_bytes(state: dict[str, Any]) -> int:
+    """Size of the tensors that all ranks together will write."""
+    own = sum(
+        tensor.data.numel() * tensor.data.element_size()
+        for tensor in nested_values(state)
+        if isinstance(tensor, ShardedTensor | ShardedTensorFactory)
+        and is_main_replica(tensor.replica_id)
+    )
+    total = torch.tensor(own, dtype=torch.int64, device=torch.cuda.current_device())
+    dist.all_reduce(total)
+    return int(total)
+
+
+def _fresh_folder(temporary: Path, num_bytes: int) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
     temporary.mkdir(parents=True)
+    free = shutil.disk_usage(temporary).free
+    if free < num_bytes:
+        raise OSError(
+            f"it takes {num_bytes / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB free; make room, "
+            "lower checkpoint.keep_last or choose another run.dir"
+        )
 
 
 def _finish(
@@ -251,10 +311,3 @@ def _restore_rng(folder: Path) -> None:
         torch.set_rng_state(states[f"cpu.{rank}"])
     if f"cuda.{rank}" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[f"cuda.{rank}"])
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first error of a chain: torch wraps a full disk in three layers."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {error}"

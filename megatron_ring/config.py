@@ -165,7 +165,7 @@ class LogConfig(Part):
     peak_tflops: PositiveFloat | None = Field(
         None, description="dense peak of one device for MFU; known for A100, H100, H200"
     )
-    wandb: Literal["auto", "online", "offline", "off"] = Field(
+    wandb: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto: online with a login, else offline"
     )
     project: str = "megatron-ring"

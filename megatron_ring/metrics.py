@@ -226,7 +226,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 def _start_wandb(config: Config) -> Any:
     """A wandb run that resumes under the same id, or None when switched off."""
-    if config.log.wandb == "off":
+    if config.log.wandb == "disabled":
         return None
     import wandb
 
@@ -245,5 +245,5 @@ def _start_wandb(config: Config) -> Any:
         mode=mode,
         dir=str(folder),
         config=config.model_dump(),
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True, console="disabled"),
     )

@@ -18,6 +18,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_rank() -> bool:
+    """Rank 0 writes what is written once. Known from the launch, also before groups exist."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) -> Iterator[None]:
     """Join the launch (NCCL on GPUs, gloo on CPUs), make megatron-core's groups, leave at the end."""

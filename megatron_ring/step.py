@@ -19,7 +19,6 @@ from megatron_ring import losses, parallel
 from megatron_ring.data.rows import Row
 from megatron_ring.model.ling import LingModel
 
-
 Reduce = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 

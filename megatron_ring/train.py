@@ -10,6 +10,7 @@ checkpoint in run.dir by itself.
 """
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -39,8 +40,15 @@ def main(argv: list[str]) -> None:
             return
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
-    with parallel.process_groups(config.parallel, device, config.run.seed):
+    with locked(config.run.dir), parallel.process_groups(config.parallel, device, config.run.seed):
         train(config, rows, device)
+
+
+def locked(run_dir: str) -> AbstractContextManager[None]:
+    """The run folder's lock, held by rank 0 for everyone."""
+    from megatron_ring import checkpoint
+
+    return checkpoint.locked(run_dir) if parallel.is_first_rank() else nullcontext()
 
 
 def open_rows(config: Config) -> Rows:
@@ -91,7 +99,7 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
     progress, total = resumed or checkpoint.Progress(), total_steps(config, rows)
     batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
     held_out = held_out_rows(config)
-    if torch.distributed.get_rank() == 0:
+    if parallel.is_first_rank():
         configuration.save(config, Path(config.run.dir) / "config.yaml")
 
     with metrics.writer(config, total, progress.step) as log:
