@@ -1,8 +1,8 @@
-"""Megatron-Ring: from a fine-grained Mixture-of-Experts model to a reasoning model, on Megatron-Core."""
+"""Megatron-Ring: a fine-grained Mixture-of-Experts model becomes a reasoning model."""
 
 import warnings
 
-# megatron-core says at every import which optional packages are missing; tools/doctor.py says it once.
+# megatron-core says at every import which optional packages are missing; doctor.py says it once.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
 # It still calls collectives by names that torch renames.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

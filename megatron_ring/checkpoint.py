@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 import megatron_ring
 from megatron_ring import parallel
 from megatron_ring.config import Config, ModelConfig
+from megatron_ring.convert.folder import BESIDE_TOKENIZER, copy_companions
 from megatron_ring.convert.torch_dist import read_metadata
 from megatron_ring.data.rows import Rows
 from megatron_ring.model.ling import LingModel
@@ -120,15 +121,16 @@ def save(
         dist_checkpointing.save(state, str(temporary), ("torch_dist", 1))
         rng = _gather_rng()
         ring = _ring(config, progress, rows.fingerprint)
-        _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder))
+        _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder, config.run.init_from))
     except (Exception, CheckpointException) as error:  # torch's is no Exception
         free = shutil.disk_usage(config.run.dir).free
         if parallel.is_first_rank():
             shutil.rmtree(temporary, ignore_errors=True)
         kept = ", ".join(path.name for path in folders(config.run.dir))
         raise CheckpointError(
-            f"could not save {final}: {error}\nThe disk of {config.run.dir} had {free / 1e9:.3f} GB "
-            f"free when it failed. Earlier checkpoints are untouched: {kept or 'none yet'}"
+            f"could not save {final}: {error}\nThe disk of {config.run.dir} had "
+            f"{free / 1e9:.3f} GB free when it failed. Earlier checkpoints are untouched: "
+            f"{kept or 'none yet'}"
         ) from error
     _on_rank_0(lambda: _delete_old(config))
     return final
@@ -275,10 +277,15 @@ def _finish(
     ring: dict[str, Any],
     rng: dict[str, torch.Tensor],
     packed: Path,
+    init_from: str | None,
 ) -> None:
     save_file(rng, temporary / "rng.safetensors")
-    if (packed / "tokenizer").is_dir():
-        shutil.copytree(packed / "tokenizer", temporary / "tokenizer")
+    # The tokenizer is the data's; what else a Hugging Face folder needs came with the weights.
+    shutil.copytree(packed / "tokenizer", temporary / "tokenizer")
+    if init_from is not None:
+        start = Path(init_from)
+        origin = start / "tokenizer" if (start / "ring.json").is_file() else start
+        copy_companions(origin, temporary / "tokenizer", BESIDE_TOKENIZER)
     with (temporary / "ring.json").open("w", encoding="utf-8") as file:
         json.dump(ring, file, indent=1)
         file.flush()
@@ -287,7 +294,7 @@ def _finish(
 
 
 def _delete_old(config: Config) -> None:
-    """Rename before deleting: a kill in between must not leave half a checkpoint that looks whole."""
+    """Rename before deleting: a kill must not leave half a checkpoint that looks whole."""
     for folder in folders(config.run.dir)[: -config.checkpoint.keep_last]:
         doomed = folder.with_name(f"{folder.name}.deleted")
         folder.rename(doomed)

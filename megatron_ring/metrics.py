@@ -245,5 +245,5 @@ def _start_wandb(config: Config) -> Any:
         mode=mode,
         dir=str(folder),
         config=config.model_dump(),
-        settings=wandb.Settings(silent=True, console="disabled"),
+        settings=wandb.Settings(silent=True, console="off"),
     )

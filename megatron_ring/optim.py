@@ -23,8 +23,8 @@ def wrap(
     """megatron-core's DDP around each model chunk: gradient buffers, and sums over data ranks.
 
     Gradients are divided by the data-parallel size; the step multiplies its loss by it. With
-    `shard`, as the distributed optimizer wants, each rank ends up with its part of the sum; without,
-    every rank has all of it in `main_grad`.
+    `shard`, as the distributed optimizer wants, each rank ends up with its part of the sum;
+    without, every rank has all of it in `main_grad`.
     """
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,

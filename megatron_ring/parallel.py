@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from megatron_ring.config import Config, ConfigError, ParallelConfig
+from megatron_ring.config import Config, ConfigError, ModelConfig, ParallelConfig
 
 
 def world_size() -> int:
@@ -25,7 +25,7 @@ def is_first_rank() -> bool:
 
 @contextmanager
 def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) -> Iterator[None]:
-    """Join the launch (NCCL on GPUs, gloo on CPUs), make megatron-core's groups, leave at the end."""
+    """Join the launch (NCCL on GPUs, gloo on CPUs), make megatron-core's groups, leave."""
     rank = int(os.environ.get("RANK", "0"))
     backend = "gloo"
     if device.type == "cuda":
@@ -111,69 +111,66 @@ def _sum(values: list[float], group: dist.ProcessGroup) -> list[float]:
 
 def check_layout(config: Config, world_size: int, row_tokens: int | None = None) -> int:
     """Data-parallel size for `world_size` ranks; ConfigError names the first contradiction."""
-    p, m = config.parallel, config.model
+    p = config.parallel
     ranks = p.tp * p.pp * p.cp
-
-    def refuse(condition: bool, message: str) -> None:
-        if condition:
-            raise ConfigError(message)
-
-    refuse(
+    _refuse(
         p.cp > 1,
         f"parallel.cp={p.cp}: context parallelism is not implemented yet; set parallel.cp=1",
     )
-    refuse(
+    _refuse(
         world_size % ranks != 0,
-        f"world size {world_size} is not a multiple of parallel.tp × pp × cp = {p.tp} × {p.pp} × "
-        f"{p.cp} = {ranks}; launch {max(world_size // ranks, 1) * ranks} ranks or lower one of them",
-    )
-    refuse(
-        m.num_key_value_heads % p.tp != 0,
-        f"model.num_key_value_heads={m.num_key_value_heads} is not a multiple of parallel.tp={p.tp}",
-    )
-    refuse(
-        m.vocab_size % p.tp != 0,
-        f"model.vocab_size={m.vocab_size} is not a multiple of parallel.tp={p.tp}",
-    )
-    for name, width in (
-        ("num_shared_experts × moe_intermediate_size", m.shared_intermediate_size),
-        ("intermediate_size", m.intermediate_size if m.first_k_dense_replace else 0),
-    ):
-        refuse(width % p.tp != 0, f"model.{name}={width} is not a multiple of parallel.tp={p.tp}")
-    refuse(
-        m.num_experts % p.ep != 0,
-        f"model.num_experts={m.num_experts} is not a multiple of parallel.ep={p.ep}",
+        f"world size {world_size} is not a multiple of parallel.tp × pp × cp = {p.tp} × {p.pp} "
+        f"× {p.cp} = {ranks}; launch {max(world_size // ranks, 1) * ranks} ranks or lower one",
     )
     spread = world_size // (p.pp * p.cp)
-    refuse(
+    _refuse(
         spread % p.ep != 0,
         f"parallel.ep={p.ep} does not divide the {spread} ranks of a pipeline stage "
         f"(world size {world_size} / pp {p.pp}); experts are spread over tp × dp and never split",
     )
-    refuse(
-        m.num_hidden_layers < p.pp * p.vpp - 1,
-        f"model.num_hidden_layers={m.num_hidden_layers} are too few for parallel.pp × vpp = "
-        f"{p.pp} × {p.vpp} = {p.pp * p.vpp} model chunks",
-    )
-    refuse(
-        p.vpp > 1 and p.pp == 1,
-        f"parallel.vpp={p.vpp} interleaves pipeline stages; it needs pp > 1",
-    )
+    _check_model_fits(config.model, p)
     dp, rows = world_size // ranks, config.data.rows_per_step
-    refuse(
+    _refuse(
         rows % dp != 0,
         f"data.rows_per_step={rows} is not a multiple of the data-parallel size {dp} "
         f"(world size {world_size} / {ranks}); try {max(round(rows / dp), 1) * dp}",
     )
-    refuse(
+    _refuse(
         p.vpp > 1 and rows // dp % p.pp != 0,
-        f"parallel.vpp={p.vpp} needs the rows of a rank and step, {rows // dp}, to be a multiple of "
-        f"parallel.pp={p.pp}; change data.rows_per_step={rows}",
+        f"parallel.vpp={p.vpp} needs the rows of a rank and step, {rows // dp}, to be a multiple "
+        f"of parallel.pp={p.pp}; change data.rows_per_step={rows}",
     )
-    if row_tokens is not None:
-        refuse(
-            row_tokens % p.tp != 0,
-            f"rows of {row_tokens} tokens cannot be split over parallel.tp={p.tp} "
-            "(sequence parallelism); pack with another row_tokens",
-        )
+    _refuse(
+        row_tokens is not None and row_tokens % p.tp != 0,
+        f"rows of {row_tokens} tokens cannot be split over parallel.tp={p.tp} "
+        "(sequence parallelism); pack with another row_tokens",
+    )
     return dp
+
+
+def _check_model_fits(m: ModelConfig, p: ParallelConfig) -> None:
+    shared = "num_shared_experts × moe_intermediate_size"
+    for name, width, by, ranks in (
+        ("num_key_value_heads", m.num_key_value_heads, "tp", p.tp),
+        ("vocab_size", m.vocab_size, "tp", p.tp),
+        (shared, m.shared_intermediate_size, "tp", p.tp),
+        ("intermediate_size", m.intermediate_size * bool(m.first_k_dense_replace), "tp", p.tp),
+        ("num_experts", m.num_experts, "ep", p.ep),
+    ):
+        _refuse(
+            width % ranks != 0, f"model.{name}={width} is not a multiple of parallel.{by}={ranks}"
+        )
+    _refuse(
+        m.num_hidden_layers < p.pp * p.vpp - 1,
+        f"model.num_hidden_layers={m.num_hidden_layers} are too few for parallel.pp × vpp = "
+        f"{p.pp} × {p.vpp} = {p.pp * p.vpp} model chunks",
+    )
+    _refuse(
+        p.vpp > 1 and p.pp == 1,
+        f"parallel.vpp={p.vpp} interleaves pipeline stages; it needs pp > 1",
+    )
+
+
+def _refuse(condition: bool, message: str) -> None:
+    if condition:
+        raise ConfigError(message)

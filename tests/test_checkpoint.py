@@ -108,7 +108,7 @@ def test_resuming_on_another_layout_gives_the_same_losses(
 
 
 def test_from_one_optimizer_to_two(finished, packed, tmp_path):
-    """Saved by one process, resumed under EP2: the way back over the border of chained optimizers."""
+    """Saved by one process, resumed under EP2: dense and expert optimizers part again."""
     first = started_from(finished, tmp_path / "first")
     run(1, options(packed, first), tmp_path / "ranks1")
     # Step 6 was saved by one process; go on from it for two more steps on two layouts.
@@ -122,7 +122,7 @@ def test_from_one_optimizer_to_two(finished, packed, tmp_path):
 
 
 def test_killed_for_real_and_resumed(packed, tmp_path):
-    """SIGKILL to both ranks in the middle; the losses of the whole are those of an undisturbed run."""
+    """SIGKILL to both ranks in the middle; all losses are those of an undisturbed run."""
     common = ["parallel.ep=2", "optim.steps=12", "checkpoint.save_every=2"]
     run(2, options(packed, tmp_path / "calm", *common), tmp_path / "ranks")
 

@@ -2,7 +2,7 @@
 
 \b
     python tools/sample.py runs/quickstart/sft/checkpoints/step-00000300 --prompt "What is 3 + 4?"
-    python tools/sample.py Ling-lite --prompt "Hello" --prompt "Why is the sky blue?" --temperature 0.6
+    python tools/sample.py Ling-lite --prompt "Hello" --prompt "Why?" --temperature 0.6
 
 MODEL is a Megatron checkpoint (the folder of one step) or a Hugging Face folder. All prompts are
 answered together as the documents of one packed row; every new token costs a forward pass over the

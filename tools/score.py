@@ -4,7 +4,7 @@ MODEL is a Megatron checkpoint (the folder of one step) or a Hugging Face folder
 Runs alone or under torchrun, on any layout typed as key.path=value:
 
 \b
-    python tools/score.py runs/sft/checkpoints/step-00000500 --input chat.jsonl --output scores.jsonl
+    python tools/score.py runs/sft/checkpoints/step-00000500 --input chat.jsonl --output out.jsonl
     torchrun --nproc-per-node 4 tools/score.py Ling-lite --input ids.jsonl --output scores.jsonl \\
         parallel.tp=2 parallel.ep=4
 

@@ -30,7 +30,7 @@ SPARE_BYTES = 64 * 1024**2  # headers, tokenizer, metadata
 
 # Copied unread and never imported: tokenizer, generation settings, licence, and the authors' own
 # Python files, without which an exported folder could not be loaded elsewhere.
-COMPANIONS = (
+TOKENIZER = (
     "tokenizer*",
     "*.model",
     "*.tiktoken",
@@ -39,12 +39,15 @@ COMPANIONS = (
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template*",
+    "tokenization_*.py",
+)
+BESIDE_TOKENIZER = (
     "generation_config.json",
     "LICENSE*",
     "configuration_*.py",
     "modeling_*.py",
-    "tokenization_*.py",
 )
+COMPANIONS = TOKENIZER + BESIDE_TOKENIZER
 
 
 @contextlib.contextmanager
@@ -82,14 +85,16 @@ def check_absent(target: Path) -> None:
         raise ConversionError(f"{target} exists already; it is not overwritten. Choose a new name")
 
 
-def copy_companions(source: Path, target: Path) -> list[str]:
+def copy_companions(
+    source: Path, target: Path, patterns: tuple[str, ...] = COMPANIONS
+) -> list[str]:
     """Copy tokenizer and other small files of `source` into `target`; the names copied."""
     if not source.is_dir():
         return []
     names = [
         path.name
         for path in sorted(source.iterdir())
-        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in COMPANIONS)
+        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
     ]
     for name in names:
         target.mkdir(exist_ok=True)

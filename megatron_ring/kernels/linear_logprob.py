@@ -7,6 +7,8 @@ number or two a token (Megatron-LM's vocabulary-parallel cross-entropy, arXiv 19
 Letters: N tokens to score · D hidden · V vocabulary rows on this rank.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -45,7 +47,14 @@ def column_norm(w_VD: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
 
 class _LinearLogprob(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, h_ND, w_VD, labels_N, chunk, group):  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any,
+        h_ND: Tensor,
+        w_VD: Tensor,
+        labels_N: Tensor,
+        chunk: int,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
         num_rows = w_VD.shape[0]
         split = group is not None and group.size() > 1
         first_row = group.rank() * num_rows if split else 0
@@ -71,7 +80,7 @@ class _LinearLogprob(torch.autograd.Function):
         return logp_N
 
     @staticmethod
-    def backward(ctx, grad_N):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         h_ND, w_VD, labels_N, lse_N = ctx.saved_tensors
         dh_ND = torch.zeros_like(h_ND)
         dw_VD = torch.zeros_like(w_VD, dtype=torch.float32)  # chunks add up in full precision

@@ -9,7 +9,25 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from megatron_ring.config import ConfigError, ModelConfig
 from megatron_ring.kernels.grouped_mlp import GROUPED_MLP
+
+
+def choose_backend(name: str, model: ModelConfig, dtype: torch.dtype) -> str:
+    """The kernel that `experts.backend=name` means here; ConfigError says why not."""
+    widths = {
+        "hidden_size": model.hidden_size,
+        "moe_intermediate_size": model.moe_intermediate_size,
+    }
+    # torch's grouped_mm wants rows that begin at multiples of 16 bytes.
+    odd = {key: width for key, width in widths.items() if width * dtype.itemsize % 16}
+    if name == "torch" and odd:
+        (key, width), *_ = odd.items()
+        raise ConfigError(
+            f"experts.backend=torch needs rows of a multiple of 16 bytes: model.{key}={width} in "
+            f"{dtype} has {width * dtype.itemsize}; use experts.backend=loop"
+        )
+    return ("loop" if odd else "torch") if name == "auto" else name
 
 
 class RoutedExperts(MegatronModule):

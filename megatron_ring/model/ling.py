@@ -1,4 +1,4 @@
-"""Ling-Lite as a GPTModel: TransformerConfig and layer specs, packed rows in, log-probabilities out.
+"""Ling-Lite as a GPTModel: configuration and layer specs, packed rows in, log-probabilities out.
 
 Letters: S tokens in a row · V vocabulary rows on this rank · D hidden · E experts.
 """
@@ -34,12 +34,8 @@ from torch import Tensor
 
 from megatron_ring.config import Config, ModelConfig, ParallelConfig
 from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
-from megatron_ring.model.attention import (
-    PackedSelfAttention,
-    Packing,
-    choose_backend,
-    rotary_angles,
-)
+from megatron_ring.model import attention, experts
+from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_angles
 from megatron_ring.model.experts import RoutedExperts
 from megatron_ring.model.norm import RMSNorm
 from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
@@ -111,10 +107,9 @@ def pipeline_layout(num_layers: int, parallel: ParallelConfig) -> list[list[str]
     return layout
 
 
-def layer_spec(is_moe: bool, model: ModelConfig, attention: str, experts: str) -> ModuleSpec:
+def layer_spec(is_moe: bool, model: ModelConfig, attend: str, compute: str) -> ModuleSpec:
     """One transformer layer under both generations of megatron-core's specs."""
     feed_forward = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
-    routed = {"module": RoutedExperts, "params": {"backend": experts}}
     # 0.16 builds experts and MLPs from ModuleSpecs, 0.19 calls them as builders.
     builders = "name" in inspect.signature(MoELayer.__init__).parameters
 
@@ -128,7 +123,7 @@ def layer_spec(is_moe: bool, model: ModelConfig, attention: str, experts: str) -
     if is_moe:
         shared = part(SharedExpertMLP, submodules=feed_forward)
         submodules = MoESubmodules(
-            experts=part(routed["module"], **routed["params"]),
+            experts=part(RoutedExperts, backend=compute),
             shared_experts=shared if model.num_shared_experts else None,
             router=LingRouter,
         )
@@ -139,7 +134,7 @@ def layer_spec(is_moe: bool, model: ModelConfig, attention: str, experts: str) -
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=ModuleSpec(module=PackedSelfAttention, params={"backend": attention}),
+            self_attention=ModuleSpec(module=PackedSelfAttention, params={"backend": attend}),
             self_attn_bda=get_bias_dropout_add,
             pre_cross_attn_layernorm=IdentityOp,
             pre_mlp_layernorm=RMSNorm,
@@ -198,9 +193,10 @@ class LingModel(GPTModel):
     ) -> Tensor:
         """Log-probability of `labels_S` where `mask_S`, else 0: float32 [S].
 
-        Without labels, logits of this rank's vocabulary rows where `mask_S` (everywhere without it),
-        [N, V]. On pipeline stages before the last, hidden states [S / tp, 1, D]. `tokens_S` and `labels_S` are int64, the masks bool,
-        `cu_seqlens` int32 with the segments' `lengths` between its entries.
+        Without labels, logits of this rank's vocabulary rows where `mask_S` (everywhere without
+        it), [N, V]. On pipeline stages before the last, hidden states [S / tp, 1, D]. `tokens_S`
+        and `labels_S` are int64, the masks bool, `cu_seqlens` int32 with the segments' `lengths`
+        between its entries.
         """
         hidden = None
         if self.pre_process:
@@ -244,8 +240,8 @@ class LingModel(GPTModel):
 def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> list[LingModel]:
     """This rank's model chunks (one, or parallel.vpp of them), weights not yet set."""
     core = transformer_config(config.model, config.parallel, dtype)
-    attention = choose_backend(config.attention.backend, device, dtype)
-    experts = "torch" if config.experts.backend == "auto" else config.experts.backend
+    attend = attention.choose_backend(config.attention.backend, device, dtype)
+    compute = experts.choose_backend(config.experts.backend, config.model, dtype)
     router_loss = RouterLoss(config.loss.aux_coeff, config.loss.z_coeff)
     pp = ProcessGroupCollection.use_mpu_process_groups().pp
     stages = []
@@ -253,8 +249,8 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
         vp_stage = chunk if config.parallel.vpp > 1 else None
         first = get_transformer_layer_offset(core, vp_stage)
         specs = [
-            layer_spec(l >= config.model.first_k_dense_replace, config.model, attention, experts)
-            for l in range(first, first + get_num_layers_to_build(core, vp_stage))
+            layer_spec(at >= config.model.first_k_dense_replace, config.model, attend, compute)
+            for at in range(first, first + get_num_layers_to_build(core, vp_stage))
         ]
         stages.append(
             LingModel(

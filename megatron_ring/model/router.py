@@ -4,6 +4,7 @@ Letters: T tokens on this rank (S / tp under sequence parallelism) · E experts 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,12 +49,12 @@ class _AddGradient(torch.autograd.Function):
     """Returns its first argument; in the backward the second, a scalar loss, gets gradient 1."""
 
     @staticmethod
-    def forward(ctx, through, loss):  # noqa: ANN001, ANN205
+    def forward(ctx: Any, through: Tensor, loss: Tensor) -> Tensor:
         ctx.like = loss.detach()
         return through.view_as(through)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, torch.ones_like(ctx.like)
 
 

@@ -66,7 +66,7 @@ def fill(stages: list[LingModel], source: Source) -> None:
 
 
 def load_first(config: Config, stages: list[LingModel]) -> None:
-    """Weights to start from: run.init_from (Megatron checkpoint or Hugging Face folder) or fresh."""
+    """Weights to start from: run.init_from (a checkpoint of either kind), or fresh ones."""
     start = config.run.init_from
     if start is None:
         fill(stages, FreshWeights(stages, config.model.initializer_range, config.run.seed))

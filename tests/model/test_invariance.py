@@ -51,7 +51,7 @@ def test_gradients_do_not_depend_on_packing_micro_batches_or_ranks(
 
 
 def test_aux_loss_has_its_true_weight_on_every_layout(tmp_path):
-    """The balance loss belongs to a row, so rows stay; where they run and what is supervised varies.
+    """The balance loss belongs to a row: rows stay, where they run and what is supervised varies.
 
     Oracle: the gradient is linear in aux_coeff, whatever share of the tokens is supervised.
     """
@@ -138,8 +138,8 @@ def test_all_tokens_to_one_expert(world_size, tmp_path):
     assert not w1[1:].any()
 
 
-def test_experts_of_no_row_in_dense_leading_layers(tmp_path):
-    """first_k_dense_replace: layer 0 is a plain MLP; TP and EP still give one process's gradient."""
+def test_a_dense_leading_layer(tmp_path):
+    """first_k_dense_replace: layer 0 is a plain MLP; TP and EP give one process's gradient."""
     options = [*TINY, "model.first_k_dense_replace=1"]
     rows = in_rows(DOCUMENTS[:8], [4, 4])
     alone = measure(1, options, rows, 192, tmp_path / "alone")
