@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import queue
 import shutil
 import socket
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from megatron.core.dist_checkpointing.mapping import (
     ShardedTensorFactory,
     is_main_replica,
 )
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import MegatronOptimizer
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
@@ -118,6 +120,9 @@ def save(
         state = _state(stages, optimizer, loading=False)
         num_bytes = _num_bytes(state)
         _on_rank_0(lambda: _fresh_folder(temporary, num_bytes))
+        # megatron-core would start a process, which imports torch again, to hand results from
+        # a background writer to this one. We write in the foreground.
+        filesystem_async._results_queue = queue.Queue()
         dist_checkpointing.save(state, str(temporary), ("torch_dist", 1))
         rng = _gather_rng()
         ring = _ring(config, progress, rows.fingerprint)

@@ -250,7 +250,7 @@ def load(
         tree = OmegaConf.merge(tree, _read_yaml(file))
     for override in overrides:
         key, equals, _ = override.partition("=")
-        if not equals or not key:
+        if not equals or "" in key.split("."):
             raise ConfigError(f"override {override!r} is not of the form key.path=value")
         try:
             # from_dotlist reads the value as YAML; update follows list indices (sources.0.path).
@@ -284,8 +284,20 @@ def save(config: Part, path: Path) -> None:
 
 
 def json_schema(cls: type[Part]) -> str:
-    """JSON schema of a configuration file, for editors (yaml-language-server)."""
-    return json.dumps(cls.model_json_schema(), indent=1) + "\n"
+    """JSON schema of a configuration file, for editors (yaml-language-server).
+
+    Files are merged, so none of them need hold every key.
+    """
+    schema = cls.model_json_schema()
+    parts = schema.get("$defs", {})
+    for part in (schema, *parts.values()):
+        part.pop("required", None)
+    if "ModelConfig" in parts:
+        parts["ModelConfig"]["properties"]["hf_config"] = {
+            "type": "string",
+            "description": "Hugging Face config.json or its folder; keys beside it win",
+        }
+    return json.dumps(schema, indent=1) + "\n"
 
 
 # Keys of Hugging Face's config.json that would change the function of the model, and the only
@@ -308,6 +320,8 @@ def read_hf_config(path: str | Path) -> ModelConfig:
 
     Raises ConfigError when a key is missing, or has a value our model does not implement.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"model.hf_config={path}: name a Hugging Face config.json or its folder")
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
@@ -315,6 +329,8 @@ def read_hf_config(path: str | Path) -> ModelConfig:
         raise ConfigError(f"model.hf_config={path}: there is no {file}") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} holds no keys but {type(tree).__name__}")
     for key, only in HF_ONLY.items():
         if tree.get(key, only) != only:
             raise ConfigError(

@@ -157,7 +157,7 @@ class Writer:
         step, total = line["step"], self.total_steps
         eta = (total - step) * line["step_seconds"]
         mfu = f"  mfu {line['mfu']:.1%}" if "mfu" in line else ""
-        self.console.print(
+        self._print(
             f"[bold]{step:>{len(str(total))}}[/]/{total}  loss [bold]{line['loss']:.4f}[/]  "
             f"lr {line['lr']:.2e}  grad {line['grad_norm']:.3f}  "
             f"load {line['load_max_over_mean']:.2f}  aux {line['aux_loss']:.3f}  "
@@ -170,12 +170,12 @@ class Writer:
         if not self.active:
             return
         self._write({"step": step, "valid_nll": nll, "valid_tokens": tokens})
-        self.console.print(f"[cyan]step {step}: held-out nll {nll:.4f} over {tokens:,} tokens[/]")
+        self._print(f"[cyan]step {step}: held-out nll {nll:.4f} over {tokens:,} tokens[/]")
 
     def note(self, text: str) -> None:
         """A line of text for the person watching."""
         if self.active:
-            self.console.print(f"[green]{text}[/]")
+            self._print(f"[green]{text}[/]")
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -183,6 +183,9 @@ class Writer:
         began = time.monotonic()
         yield
         self.note(f"{what} in {time.monotonic() - began:.1f} s")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)  # a log file has lines, not a width
 
     def _write(self, line: dict[str, Any]) -> None:
         self.file.write(json.dumps(line) + "\n")

@@ -139,9 +139,11 @@ def test_killed_for_real_and_resumed(packed, tmp_path):
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
         time.sleep(0.02)
     # The launcher puts its ranks into sessions of their own, so each is killed by name.
-    for process in [*psutil.Process(victim.pid).children(recursive=True), victim]:
+    ranks_and_launcher = [*psutil.Process(victim.pid).children(recursive=True), victim]
+    for process in ranks_and_launcher:
         process.kill()
     victim.wait()
+    psutil.wait_procs(ranks_and_launcher[:-1])
     assert max(lines(tmp_path / "killed")) < 12, "it was not killed in the middle"
 
     run(2, options(packed, tmp_path / "killed", *common), tmp_path / "ranks-again")

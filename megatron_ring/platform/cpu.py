@@ -73,16 +73,22 @@ def install() -> None:
 
 
 def _patch_cuda() -> None:
-    nothing, stream = lambda *args, **kwargs: None, _Stream()
+    stream = _Stream()
     for name in ("synchronize", "manual_seed", "manual_seed_all", "empty_cache", "set_device"):
-        setattr(torch.cuda, name, nothing)
+        setattr(torch.cuda, name, _nothing())
     torch.cuda.Stream = torch.cuda.Event = _Stream
-    torch.cuda.current_stream = torch.cuda.default_stream = lambda *args, **kwargs: stream
+    torch.cuda.current_stream = lambda *args, **kwargs: stream
+    torch.cuda.default_stream = lambda *args, **kwargs: stream
     torch.cuda.stream = lambda *args, **kwargs: nullcontext()
     torch.cuda.current_device = lambda: CPU
     torch.cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     torch.cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = nothing
+    torch.cuda.nvtx.range_push, torch.cuda.nvtx.range_pop = _nothing(), _nothing()
+
+
+def _nothing() -> Callable[..., None]:
+    """A function that does nothing, a new one each time: torch keeps a table by function."""
+    return lambda *args, **kwargs: None
 
 
 def _on_cpu(device: Any) -> Any:
