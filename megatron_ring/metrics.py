@@ -104,10 +104,11 @@ class Meter:
     def _reset(self) -> None:
         self.nll: Tensor | float = 0.0
         self.supervised = self.tokens = self.steps = 0
-        self.flops, self.began = 0.0, time.monotonic()
+        self.flops = self.seconds = 0.0
 
-    def add(self, counts: Counts, nll: Tensor) -> None:
-        """One step: its global counts and this rank's Σ nll."""
+    def add(self, counts: Counts, nll: Tensor, seconds: float) -> None:
+        """One step: its global counts, this rank's Σ nll, and the time it took."""
+        self.seconds += seconds
         self.nll = self.nll + nll
         self.supervised += counts.supervised
         self.tokens += counts.tokens
@@ -118,14 +119,13 @@ class Meter:
         """The numbers of a log line, equal on all ranks; then starts afresh."""
         table = router_table(self.stages, self.config.model)
         (nll,) = parallel.sum_over_data(parallel.broadcast_from_last_stage([float(self.nll)]))
-        seconds = time.monotonic() - self.began
         line = {
             "loss": nll / max(self.supervised, 1),
             "tokens": self.tokens,
             "supervised": self.supervised,
-            "step_seconds": seconds / self.steps,
-            "tokens_per_second": self.tokens / seconds,
-            "tflops_per_device": self.flops / seconds / parallel.world_size() / 1e12,
+            "step_seconds": self.seconds / self.steps,
+            "tokens_per_second": self.tokens / self.seconds,
+            "tflops_per_device": self.flops / self.seconds / parallel.world_size() / 1e12,
             "memory_gib": memory_gib(),
         }
         if self.peak is not None:

@@ -10,6 +10,7 @@ checkpoint in run.dir by itself.
 """
 
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
 
     dtype = platform.dtype(config.run.dtype)
     stages = ling.build_stages(config, dtype, device)
-    weights.load_first(config, stages)
+    if not checkpoint.folders(config.run.dir):  # else they would be read only to be replaced
+        weights.load_first(config, stages)
     models = optim.wrap(stages, config.parallel)
     optimizer = optim.build_optimizer(models, config.optim, dtype)
     resumed = checkpoint.resume(config, stages, optimizer, rows.fingerprint)
@@ -103,19 +105,18 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
         configuration.save(config, Path(config.run.dir) / "config.yaml")
 
     with metrics.writer(config, total, progress.step) as log:
-        began = "resuming after" if resumed else "starting at"
-        log.note(
-            f"{began} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}"
-        )
+        how = "resuming after" if resumed else "starting at"
+        log.note(f"{how} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}")
         meter = metrics.Meter(config, stages)
         if held_out and not resumed:
             log.valid(0, *step.evaluate(models, held_out))
         while progress.step < total:
+            began = time.monotonic()
             mine = rows.at_step(progress.step, batch, rank, size)
             lr = optim.lr_at(progress.step, total, config.optim)
             counts, nll, grad_norm = step.train_step(models, optimizer, mine, lr)
             progress = progress.after(counts.tokens, counts.supervised)
-            meter.add(counts, nll)
+            meter.add(counts, nll, time.monotonic() - began)
             last = progress.step == total
             if last or progress.step % config.log.every == 0:
                 log.step({"step": progress.step, "lr": lr, "grad_norm": grad_norm} | meter.read())

@@ -241,3 +241,8 @@ def test_shell_scripts_parse_and_are_executable() -> None:
     for script in scripts:
         assert os.access(script, os.X_OK), script
         subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_the_schema_for_editors_is_that_of_the_configuration():
+    """Made by: python -m megatron_ring.train --schema > configs/schema.json"""
+    assert (ROOT / "configs/schema.json").read_text() == config.json_schema(config.Config)

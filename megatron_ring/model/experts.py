@@ -13,8 +13,15 @@ from megatron_ring.config import ConfigError, ModelConfig
 from megatron_ring.kernels.grouped_mlp import GROUPED_MLP
 
 
-def choose_backend(name: str, model: ModelConfig, dtype: torch.dtype) -> str:
+def choose_backend(name: str, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
     """The kernel that `experts.backend=name` means here; ConfigError says why not."""
+    if device.type == "cuda" and dtype != torch.bfloat16:
+        if name == "torch":
+            raise ConfigError(
+                f"experts.backend=torch computes in bf16 on a GPU, this run in {dtype}; use "
+                "run.dtype=bf16 or experts.backend=loop"
+            )
+        return "loop"
     widths = {
         "hidden_size": model.hidden_size,
         "moe_intermediate_size": model.moe_intermediate_size,

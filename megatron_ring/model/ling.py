@@ -241,7 +241,7 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
     """This rank's model chunks (one, or parallel.vpp of them), weights not yet set."""
     core = transformer_config(config.model, config.parallel, dtype)
     attend = attention.choose_backend(config.attention.backend, device, dtype)
-    compute = experts.choose_backend(config.experts.backend, config.model, dtype)
+    compute = experts.choose_backend(config.experts.backend, config.model, device, dtype)
     router_loss = RouterLoss(config.loss.aux_coeff, config.loss.z_coeff)
     pp = ProcessGroupCollection.use_mpu_process_groups().pp
     stages = []
