@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +36,22 @@ def run(world_size: int, function: Callable[..., Any], *args: Any, folder: Path)
     ]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join(TIMEOUT_SECONDS)
-        if worker.exitcode != 0:
-            for other in workers:
-                other.kill()
+    deadline, left = time.monotonic() + TIMEOUT_SECONDS, list(workers)
+    while left and all(worker.exitcode in (None, 0) for worker in workers):
+        connection.wait([worker.sentinel for worker in left], deadline - time.monotonic())
+        left = [worker for worker in left if worker.exitcode is None]
+        if time.monotonic() > deadline:
             break
+    for worker in left:  # the others of a rank that failed would wait for it
+        worker.kill()
+    for worker in workers:
+        worker.join()
     errors = sorted(folder.glob("error-*.txt"))
     if errors:
         raise RuntimeError(errors[0].read_text())
     if any(worker.exitcode != 0 for worker in workers):
         codes = [worker.exitcode for worker in workers]
-        raise RuntimeError(f"no answer after {TIMEOUT_SECONDS} s, or killed: exit codes {codes}")
+        raise RuntimeError(f"no answer after {TIMEOUT_SECONDS} s, or died: exit codes {codes}")
     return [torch.load(folder / f"rank-{r}.pt", weights_only=True) for r in range(world_size)]
 
 
