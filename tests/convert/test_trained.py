@@ -32,7 +32,8 @@ def save_after_a_step_of_length_zero(overrides: list[str]) -> None:
         tokens = np.arange(20, dtype=np.int32)
         row = make_row([(tokens, np.ones(20, dtype=bool))], 32, pad_id=0)
         step.train_step(models, optimizer, [row], lr=0.0)
-        rows = SimpleNamespace(fingerprint="none", folder=Path(config.run.dir) / "no-rows")
+        rows = SimpleNamespace(fingerprint="none", folder=Path(config.run.dir) / "rows")
+        (rows.folder / "tokenizer").mkdir(parents=True, exist_ok=True)
         checkpoint.save(config, stages, optimizer, checkpoint.Progress(1), rows)
 
 
