@@ -139,7 +139,7 @@ class ParallelConfig(Part):
     recompute: Literal["none", "full"] = Field(
         "none", description="full: keep only layer inputs and run each layer again in the backward"
     )
-    overlap: bool = Field(False, description="overlap gradient and parameter traffic with compute")
+    overlap: bool = Field(False, description="sum gradients over dp while the backward runs")
 
 
 class ExpertsConfig(Part):

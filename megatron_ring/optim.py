@@ -29,7 +29,6 @@ def wrap(
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=parallel.overlap,
-        overlap_param_gather=parallel.overlap,
         use_distributed_optimizer=shard,
         check_for_nan_in_grad=False,  # the step checks the norm, with a message of its own
     )
@@ -44,9 +43,7 @@ def wrap(
     core.no_sync_func = syncs if len(syncs) > 1 else syncs[0]
     if parallel.overlap:
         starts = [model.start_grad_sync for model in wrapped]
-        gathers = [model.start_param_sync for model in wrapped]
         core.grad_sync_func = starts if len(starts) > 1 else starts[0]
-        core.param_sync_func = gathers if len(gathers) > 1 else gathers[0]
     return wrapped
 
 

@@ -52,6 +52,10 @@ def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) ->
         yield
     finally:
         parallel_state.destroy_model_parallel()
+        # It forgets some of its groups, and a group that dies in a forked child never returns.
+        for name, value in list(vars(parallel_state).items()):
+            if isinstance(value, dist.ProcessGroup):
+                setattr(parallel_state, name, None)
         dist.destroy_process_group()
 
 

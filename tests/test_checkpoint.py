@@ -90,7 +90,7 @@ def test_resuming_on_the_same_layout_is_bitwise(finished, packed, tmp_path):
         (1, []),
         (2, []),
         (4, []),
-        (2, ["parallel.ep=2"]),
+        (2, ["parallel.ep=2", "parallel.overlap=true"]),
         (2, ["parallel.tp=2"]),
         (2, ["parallel.pp=2"]),
         (4, ["parallel.pp=2", "parallel.ep=2", "parallel.vpp=2"]),

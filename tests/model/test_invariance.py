@@ -36,6 +36,7 @@ def oracle(tmp_path_factory):
         (2, [4, 4, 4, 4], 192, []),
         (2, [9, 7], 320, ["parallel.ep=2"]),
         (4, [4, 4, 4, 4], 192, []),
+        (2, [4, 4, 4, 4], 192, ["parallel.ep=2", "parallel.overlap=true"]),
         (4, [1, 9, 2, 4], 320, ["parallel.ep=2", "parallel.tp=2"]),
         (4, [3, 5, 4, 4], 192, ["parallel.pp=2", "parallel.vpp=2", "parallel.ep=2"]),
     ],
