@@ -149,3 +149,13 @@ def test_a_dense_leading_layer(tmp_path):
         4, [*options, "parallel.tp=2", "parallel.ep=2"], rows, 192, tmp_path / "spread"
     )
     assert_same_gradients(spread["gradients"], alone["gradients"])
+
+
+def test_recomputed_layers_count_their_tokens_once(tmp_path):
+    rows = in_rows(DOCUMENTS[:8], [4, 4])
+    kept, again = (
+        measure(1, [*TINY, f"parallel.recompute={mode}"], rows, 192, tmp_path / mode)
+        for mode in ("none", "full")
+    )
+    torch.testing.assert_close(again["router"], kept["router"])
+    assert_same_gradients(again["gradients"], kept["gradients"])

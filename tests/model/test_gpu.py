@@ -1,0 +1,92 @@
+"""The same model on a GPU: parity with the authors in fp32, kernels against references in bf16."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_ring import config as configuration
+from megatron_ring import optim, parallel, platform, step
+from megatron_ring.config import Config
+from megatron_ring.data.rows import make_row
+from megatron_ring.kernels.grouped_mlp import grouped_mlp, grouped_mlp_reference
+from megatron_ring.model import weights
+from megatron_ring.model.attention import Packing, rotary_angles, sdpa, varlen
+from megatron_ring.model.ling import build_stages
+from tests.model.layouts import GOLDEN
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def golden_rows(name):
+    reference = load_file(GOLDEN / name / "reference.safetensors")
+    pairs = zip(reference["input_ids"], reference["labels"], strict=True)
+    documents = [(tokens.int().numpy(), (labels != -100).numpy()) for tokens, labels in pairs]
+    return reference, [make_row([document], 64, pad_id=0) for document in documents]
+
+
+@pytest.mark.parametrize("name", ["ling_lite_tiny", "ling_lite_1_5_tiny"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-4), ("bf16", 3e-2)])
+def test_loss_and_norm_are_the_authors(name, dtype, tolerance):
+    """bf16 keeps 8 bits: each of 3 layers rounds the residual stream by up to 2^-8 of it."""
+    reference, rows = golden_rows(name)
+    start = [f"model.hf_config={GOLDEN / name}", f"run.init_from={GOLDEN / name}"]
+    off = ["loss.aux_coeff=0", "loss.z_coeff=0", f"run.dtype={dtype}"]
+    config = configuration.load(Config, [], start + off)
+    device = platform.prepare()
+    with parallel.process_groups(config.parallel, device, seed=1):
+        stages = build_stages(config, platform.dtype(dtype), device)
+        weights.load_first(config, stages)
+        models = optim.wrap(stages, config.parallel)
+        optimizer = optim.build_optimizer(models, config.optim, platform.dtype(dtype))
+        counts, nll, norm = step.train_step(models, optimizer, rows, lr=0.0)
+    assert float(nll) / counts.supervised == pytest.approx(reference["loss"].item(), rel=tolerance)
+    assert norm == pytest.approx(reference["grad_norm"].item(), rel=10 * tolerance)
+
+
+def test_varlen_attention_is_attention_by_document():
+    """bf16 products of unit-variance values: one rounding of the result, 2^-8."""
+    lengths = [1, 300, 17, 706]
+    ends = torch.tensor([0, *lengths], device="cuda").cumsum(0, dtype=torch.int32)
+    positions = torch.cat([torch.arange(n, device="cuda") for n in lengths])
+    packing = Packing(ends, lengths, *rotary_angles(positions, 128, 600_000.0))
+    generator = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(1024, heads, 128, device="cuda", generator=generator)
+        .bfloat16()
+        .requires_grad_()
+        for heads in (16, 4, 4)
+    )
+    grad = torch.randn(1024, 16, 128, device="cuda", generator=generator).bfloat16()
+    results = []
+    for attend in (sdpa, varlen):
+        out = attend(q, k, v, packing)
+        results.append([out, *torch.autograd.grad(out, (q, k, v), grad)])
+    for reference, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, atol=5e-2, rtol=2e-2)
+
+
+def test_grouped_mlp_is_the_loop_over_experts():
+    counts = torch.tensor([0, 700, 1, 323], device="cuda")
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, device="cuda", generator=generator).bfloat16() / 8
+
+    x, prob, w1, w2 = (
+        random(1024, 256),
+        random(1024).abs(),
+        random(4, 256, 256),
+        random(4, 256, 128),
+    )
+    for tensor in (x, prob, w1, w2):
+        tensor.requires_grad_()
+    results = []
+    for compute in (grouped_mlp, grouped_mlp_reference):
+        out = compute(x, prob, counts, w1, w2)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (x, prob, w1, w2))])
+    for ours, reference in zip(*results, strict=True):
+        error = (ours - reference).norm() / reference.norm()
+        assert error < 2e-2
