@@ -51,7 +51,7 @@ def build_optimizer(
     models: list[DistributedDataParallel], optim: OptimConfig, dtype: torch.dtype
 ) -> MegatronOptimizer:
     """AdamW, its fp32 state sharded over the data-parallel ranks; no decay on norms."""
-    return get_megatron_optimizer(
+    optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
             lr=optim.lr,
@@ -66,6 +66,10 @@ def build_optimizer(
         ),
         models,
     )
+    # megatron-core marks the groups; what would heed the mark is Megatron-LM's scheduler.
+    for group in optimizer.param_groups:
+        group["weight_decay"] = optim.weight_decay * group["wd_mult"]
+    return optimizer
 
 
 def lr_at(step: int, total_steps: int, optim: OptimConfig) -> float:
