@@ -1,5 +1,6 @@
 """Run a function in several processes over gloo, in a second instead of ten: workers are forked."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -29,6 +30,9 @@ def run(world_size: int, function: Callable[..., Any], *args: Any, folder: Path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # Process groups that an earlier test left to the garbage collector must die here: in a worker
+    # their destructor would wait for threads that were not forked.
+    gc.collect()
     context = multiprocessing.get_context("fork")
     workers = [
         context.Process(target=_work, args=(rank, world_size, port, function, args, folder))
