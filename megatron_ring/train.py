@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from megatron_ring import config as configuration
 from megatron_ring import parallel, platform
 from megatron_ring.config import Config, ConfigError
-from megatron_ring.data.rows import Row, Rows
+from megatron_ring.data.rows import Row, Rows, make_row
 
 
 def main(argv: list[str]) -> None:
@@ -35,14 +35,16 @@ def main(argv: list[str]) -> None:
         files = [a for a in arguments if "=" not in a]
         config = configuration.load(Config, files, [a for a in arguments if "=" in a])
         device, rows = platform.prepare(), open_rows(config)
+        check_start(config, device)
         if "--dry-run" in argv:
             print(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())), end="")
             print(f"# {rows.num_rows} rows, {total_steps(config, rows)} steps")
             return
+        groups = parallel.process_groups(config.parallel, device, config.run.seed)
+        with locked(config.run.dir), groups:
+            train(config, rows, device)
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
-    with locked(config.run.dir), parallel.process_groups(config.parallel, device, config.run.seed):
-        train(config, rows, device)
 
 
 def locked(run_dir: str) -> AbstractContextManager[None]:
@@ -56,21 +58,34 @@ def open_rows(config: Config) -> Rows:
     """The packed training rows; ConfigError when they, the model and the layout do not fit."""
     if config.data.train is None:
         raise ConfigError("missing config key data.train: a folder written by tools/pack.py")
-    rows = _open(config.data.train)
-    parallel.check_layout(config, parallel.world_size(), rows.row_tokens)
-    for folder in filter(None, (config.data.train, config.data.valid)):
-        needed = _open(folder).tokenizer_size
+    folders = [folder for folder in (config.data.train, config.data.valid) if folder is not None]
+    opened = [_open(folder) for folder in folders]
+    for folder, rows in zip(folders, opened, strict=True):
+        parallel.check_layout(config, parallel.world_size(), rows.row_tokens)
+        needed = rows.tokenizer_size
         if needed > config.model.vocab_size:
             raise ConfigError(
                 f"model.vocab_size={config.model.vocab_size}, but {folder} holds token ids up to "
                 f"{needed - 1}; use the model's own tokenizer, or model.vocab_size={needed}"
             )
-    if rows.row_tokens > config.model.max_position_embeddings:
-        raise ConfigError(
-            f"{config.data.train} has rows of {rows.row_tokens} tokens, more than "
-            f"model.max_position_embeddings={config.model.max_position_embeddings}"
-        )
-    return rows
+        if rows.row_tokens > config.model.max_position_embeddings:
+            raise ConfigError(
+                f"{folder} has rows of {rows.row_tokens} tokens, more than "
+                f"model.max_position_embeddings={config.model.max_position_embeddings}"
+            )
+    return opened[0]
+
+
+def check_start(config: Config, device: torch.device) -> None:
+    """ConfigError when a backend cannot run here, or run.init_from holds no weights."""
+    from megatron_ring import checkpoint
+    from megatron_ring.model import attention, experts, weights
+
+    dtype = platform.dtype(config.run.dtype)
+    attention.choose_backend(config.attention.backend, device, dtype)
+    experts.choose_backend(config.experts.backend, config.model, device, dtype)
+    if config.run.init_from is not None and not checkpoint.folders(config.run.dir):
+        weights.open_weights(config.run.init_from)
 
 
 def _open(folder: str) -> Rows:
@@ -128,13 +143,18 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
 
 
 def held_out_rows(config: Config) -> list[Row]:
-    """This rank's share of the held-out rows; each counts once, in as many rows as ranks divide."""
+    """This rank's share of the first data.valid_rows held-out rows, the same on every layout.
+
+    Padding rows fill up where they do not divide by data ranks and pipeline stages.
+    """
     if config.data.valid is None:
         return []
     rows = _open(config.data.valid)
-    size = parallel.data_size()
-    count = min(config.data.valid_rows, rows.num_rows)
-    return rows.at_step(0, -(-count // size) * size, parallel.data_rank(), size)
+    rank, size = parallel.data_rank(), parallel.data_size()
+    count, width = min(config.data.valid_rows, rows.num_rows), size * config.parallel.pp
+    mine = rows.at_step(0, -(-count // width) * width, rank, size)
+    empty = make_row([], rows.row_tokens, rows.manifest["tokenizer"]["pad_id"])
+    return [row if rank + i * size < count else empty for i, row in enumerate(mine)]
 
 
 if __name__ == "__main__":
