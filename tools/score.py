@@ -71,26 +71,46 @@ def read(file: Path, config: Config, tokenizer_path: str) -> list[Sample]:
     """The samples of a JSONL file; SampleError names file and line of one that is none."""
     samples: list[Sample] = []
     tokenizer: Tokenizer | None = None
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines: JSON may hold characters inside a string that it takes for line ends.
+    whole = read_text(file).removesuffix("\n")
+    for number, text in enumerate(whole.split("\n") if whole else [], 1):
         at = f"{file}:{number}"
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise SampleError(f"{at}: not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise SampleError(f"{at}: not a JSON object but {record!r:.40}")
         if "tokens" in record:
-            samples.append(Sample(np.asarray(record["tokens"], dtype=np.int32), {}))
+            samples.append(Sample(checked(record["tokens"], config.model.vocab_size, at), {}))
         else:
             tokenizer = tokenizer or load_tokenizer(tokenizer_path)
-            samples.append(encode(record, tokenizer, at))
-        tokens = samples[-1].tokens
-        if not len(tokens):
-            raise SampleError(f"{at}: no tokens")
-        if tokens.min() < 0 or tokens.max() >= config.model.vocab_size:
-            bad = int(tokens.min() if tokens.min() < 0 else tokens.max())
-            raise SampleError(
-                f"{at}: token id {bad} is outside the model's vocab_size={config.model.vocab_size}"
-            )
+            sample = encode(record, tokenizer, at)
+            checked(sample.tokens.tolist(), config.model.vocab_size, at)
+            samples.append(sample)
     return samples
+
+
+def read_text(file: Path) -> str:
+    """The file's text; SampleError when there is none."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SampleError(f"cannot read {file}: {error}") from None
+
+
+def checked(tokens: Any, vocab_size: int, at: str) -> np.ndarray:
+    """Token ids as int32; SampleError when they are none, or none of this vocabulary."""
+    if not isinstance(tokens, list) or any(type(token) is not int for token in tokens):
+        raise SampleError(f'{at}: "tokens" must be a list of whole numbers')
+    if not tokens:
+        raise SampleError(f"{at}: no tokens")
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise SampleError(
+                f"{at}: token id {token} is outside the model's vocab_size={vocab_size}"
+            )
+    return np.asarray(tokens, dtype=np.int32)
 
 
 def encode(record: dict[str, Any], tokenizer: Tokenizer, at: str) -> Sample:
