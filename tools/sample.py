@@ -78,7 +78,8 @@ def answer(
         going = sorted(i for i in open_ if len(tokens[i]) < stage.arch.max_position_embeddings)
         if not going:
             break
-        logits_NV = next_logits(stage, [tokens[i] for i in going])
+        # A model may have more rows than its tokenizer has tokens: those stand for no text.
+        logits_NV = next_logits(stage, [tokens[i] for i in going])[:, : tokenizer.size]
         if temperature > 0:
             probabilities = (logits_NV.float().cpu() / temperature).softmax(-1)
             chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
