@@ -80,6 +80,10 @@ def transformer_config(
         recompute_num_layers=1 if parallel.recompute == "full" else None,
         params_dtype=dtype,
         pipeline_dtype=dtype,
+        # Interleaved stages of a pipeline of two send activations and gradients to one and the same
+        # rank. Batched, both pairs are matched in the order of posting, and swapped.
+        overlap_p2p_comm=parallel.vpp > 1,
+        batch_p2p_comm=parallel.vpp == 1,
         bf16=dtype == torch.bfloat16,
         use_cpu_initialization=not torch.cuda.is_available(),
         # Weights come from a source (weights.py), but only together with its own initialisation

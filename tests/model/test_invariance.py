@@ -39,6 +39,8 @@ def oracle(tmp_path_factory):
         (2, [4, 4, 4, 4], 192, ["parallel.ep=2", "parallel.overlap=true"]),
         (4, [1, 9, 2, 4], 320, ["parallel.ep=2", "parallel.tp=2"]),
         (4, [3, 5, 4, 4], 192, ["parallel.pp=2", "parallel.vpp=2", "parallel.ep=2"]),
+        (2, [2] * 8, 128, ["parallel.pp=2", "parallel.vpp=2"]),  # more rows than stages
+        (2, [2] * 8, 128, ["parallel.pp=2"]),
     ],
 )
 def test_gradients_do_not_depend_on_packing_micro_batches_or_ranks(
