@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 import megatron_ring
 from megatron_ring import parallel
-from megatron_ring.config import Config, ModelConfig
+from megatron_ring.config import Config, ConfigError, ModelConfig
 from megatron_ring.convert.folder import BESIDE_TOKENIZER, copy_companions
 from megatron_ring.convert.torch_dist import read_metadata
 from megatron_ring.data.rows import Rows
@@ -62,7 +62,7 @@ class Progress:
         return Progress(self.step + 1, self.tokens + tokens, self.supervised + supervised)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ConfigError):
     """A checkpoint could not be written or does not belong to this run."""
 
 
@@ -91,6 +91,31 @@ def locked(run_dir: str | Path) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")
         stream.flush()
         yield
+
+
+def keep_origin(config: Config) -> None:
+    """Copy to the run folder what an export will need of the weights the run starts from.
+
+    They may be gone when a checkpoint is saved, and a save must not fail for that.
+    """
+    start, origin = config.run.init_from, _origin(config)
+    if start is None or origin.is_dir() or folders(config.run.dir):
+        return
+    temporary = origin.with_name("origin.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if (Path(start) / "ring.json").is_file():
+        hf = read_ring(Path(start))["hf"]
+        copy_companions(Path(start) / "tokenizer", temporary, BESIDE_TOKENIZER)
+    else:
+        hf = json.loads((Path(start) / "config.json").read_text(encoding="utf-8"))
+        copy_companions(Path(start), temporary, BESIDE_TOKENIZER)
+    (temporary / "config.json").write_text(json.dumps(hf, indent=1), encoding="utf-8")
+    temporary.rename(origin)
+
+
+def _origin(config: Config) -> Path:
+    return Path(config.run.dir) / "origin"
 
 
 def folders(run_dir: str | Path) -> list[Path]:
@@ -126,7 +151,7 @@ def save(
         dist_checkpointing.save(state, str(temporary), ("torch_dist", 1))
         rng = _gather_rng()
         ring = _ring(config, progress, rows.fingerprint)
-        _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder, config.run.init_from))
+        _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder, _origin(config)))
     except (Exception, CheckpointException) as error:  # torch's is no Exception
         free = shutil.disk_usage(config.run.dir).free
         if parallel.is_first_rank():
@@ -152,8 +177,7 @@ def resume(
     if not there:
         return None
     folder = there[-1]
-    ring = read_ring(folder)
-    _refuse_other(folder, ring, config, fingerprint)
+    ring = check_same_run(folder, config, fingerprint)
     read_metadata(folder)  # refuses pickles with anything but checkpoint metadata in them
     for part in sharded(optimizer):
         part._init_optimizer_states_with_dummy_values()  # torch's AdamW has none before a step
@@ -209,15 +233,16 @@ def _ring(config: Config, progress: Progress, fingerprint: str) -> dict[str, Any
 
 def _inherited_hf(config: Config) -> dict[str, Any]:
     """Hugging Face keys of the weights the run began with, so that export can give them back."""
-    if config.run.init_from is None:
-        return {}
-    start = Path(config.run.init_from)
-    if (start / "ring.json").is_file():
-        return json.loads((start / "ring.json").read_text(encoding="utf-8"))["hf"]
-    return json.loads((start / "config.json").read_text(encoding="utf-8"))
+    kept = _origin(config) / "config.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    there = folders(config.run.dir)  # a run folder that was moved without its origin
+    return read_ring(there[-1])["hf"] if there else {}
 
 
-def _refuse_other(folder: Path, ring: dict[str, Any], config: Config, fingerprint: str) -> None:
+def check_same_run(folder: Path, config: Config, fingerprint: str) -> dict[str, Any]:
+    """`ring.json` of a checkpoint that `config` may resume from; CheckpointError says why not."""
+    ring = read_ring(folder)
     then, now = ModelConfig(**ring["model"]).model_dump(), config.model.model_dump()
     for key, value in now.items():
         if then[key] != value and key != "initializer_range":
@@ -237,6 +262,7 @@ def _refuse_other(folder: Path, ring: dict[str, Any], config: Config, fingerprin
             f"{folder} was trained with data.rows_per_step={rows}, this run has "
             f"{config.data.rows_per_step}; its place in the data would be lost"
         )
+    return ring
 
 
 def _on_rank_0(action: Any) -> None:
@@ -282,15 +308,12 @@ def _finish(
     ring: dict[str, Any],
     rng: dict[str, torch.Tensor],
     packed: Path,
-    init_from: str | None,
+    origin: Path,
 ) -> None:
     save_file(rng, temporary / "rng.safetensors")
     # The tokenizer is the data's; what else a Hugging Face folder needs came with the weights.
     shutil.copytree(packed / "tokenizer", temporary / "tokenizer")
-    if init_from is not None:
-        start = Path(init_from)
-        origin = start / "tokenizer" if (start / "ring.json").is_file() else start
-        copy_companions(origin, temporary / "tokenizer", BESIDE_TOKENIZER)
+    copy_companions(origin, temporary / "tokenizer", BESIDE_TOKENIZER)
     with (temporary / "ring.json").open("w", encoding="utf-8") as file:
         json.dump(ring, file, indent=1)
         file.flush()

@@ -87,6 +87,12 @@ class ModelConfig(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rotary(self) -> "ModelConfig":
+        if self.head_size % 2:
+            raise ValueError(f"heads of {self.head_size} channels cannot be rotated in pairs")
+        return self
+
     @property
     def head_size(self) -> int:
         """Width of one attention head, in channels."""
@@ -254,7 +260,8 @@ def load(
             raise ConfigError(f"override {override!r} is not of the form key.path=value")
         try:
             # from_dotlist reads the value as YAML; update follows list indices (sources.0.path).
-            value = OmegaConf.from_dotlist([f"value={override[len(key) + 1 :]}"]).value
+            typed = OmegaConf.from_dotlist([f"value={override[len(key) + 1 :]}"])
+            value = OmegaConf.to_container(typed)["value"]  # ${...} refers to the whole tree
             OmegaConf.update(tree, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override {override!r}: {error}") from error

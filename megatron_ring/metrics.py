@@ -6,6 +6,7 @@ lookup free; the head for supervised tokens only, as we compute it; recomputatio
 """
 
 import json
+import netrc
 import os
 import resource
 import secrets
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from rich.console import Console
@@ -174,7 +176,7 @@ class Writer:
 
     def note(self, text: str) -> None:
         """A line of text for the person watching."""
-        if self.active:
+        if self.active and text:
             self._print(f"[green]{text}[/]")
 
     @contextmanager
@@ -227,6 +229,17 @@ def _drop_after(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
+def _has_wandb_login() -> bool:
+    """Is there a key in the environment or, where `wandb login` puts it, in ~/.netrc?"""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
 def _start_wandb(config: Config) -> Any:
     """A wandb run that resumes under the same id, or None when switched off."""
     if config.log.wandb == "disabled":
@@ -235,7 +248,7 @@ def _start_wandb(config: Config) -> Any:
 
     mode = config.log.wandb
     if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+        mode = "online" if _has_wandb_login() else "offline"
     folder = Path(config.run.dir)
     id_file = folder / "wandb_id"
     if not id_file.exists():

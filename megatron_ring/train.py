@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         files = [a for a in arguments if "=" not in a]
         config = configuration.load(Config, files, [a for a in arguments if "=" in a])
         device, rows = platform.prepare(), open_rows(config)
-        check_start(config, device)
+        check_start(config, rows, device)
         if "--dry-run" in argv:
             print(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())), end="")
             print(f"# {rows.num_rows} rows, {total_steps(config, rows)} steps")
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         groups = parallel.process_groups(config.parallel, device, config.run.seed)
         with locked(config.run.dir), groups:
             train(config, rows, device)
-    except ConfigError as error:
+    except (ConfigError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
@@ -68,6 +68,8 @@ def open_rows(config: Config) -> Rows:
                 f"model.vocab_size={config.model.vocab_size}, but {folder} holds token ids up to "
                 f"{needed - 1}; use the model's own tokenizer, or model.vocab_size={needed}"
             )
+        if not sum(source["supervised"] for source in rows.manifest["sources"]):
+            raise ConfigError(f"no token of {folder} is supervised: there is nothing to learn")
         if rows.row_tokens > config.model.max_position_embeddings:
             raise ConfigError(
                 f"{folder} has rows of {rows.row_tokens} tokens, more than "
@@ -76,16 +78,20 @@ def open_rows(config: Config) -> Rows:
     return opened[0]
 
 
-def check_start(config: Config, device: torch.device) -> None:
-    """ConfigError when a backend cannot run here, or run.init_from holds no weights."""
+def check_start(config: Config, rows: Rows, device: torch.device) -> None:
+    """ConfigError when a backend cannot run here, when run.init_from holds no weights or others
+    than the model's, or when run.dir holds another run."""
     from megatron_ring import checkpoint
     from megatron_ring.model import attention, experts, weights
 
     dtype = platform.dtype(config.run.dtype)
     attention.choose_backend(config.attention.backend, device, dtype)
     experts.choose_backend(config.experts.backend, config.model, device, dtype)
-    if config.run.init_from is not None and not checkpoint.folders(config.run.dir):
-        weights.open_weights(config.run.init_from)
+    there = checkpoint.folders(config.run.dir)
+    if there:
+        checkpoint.check_same_run(there[-1], config, rows.fingerprint)
+    elif config.run.init_from is not None:
+        weights.check(config.model, weights.open_weights(config.run.init_from))
 
 
 def _open(folder: str) -> Rows:
@@ -99,6 +105,21 @@ def total_steps(config: Config, rows: Rows) -> int:
     """Steps of the run: optim.steps, but never beyond the plan."""
     planned = rows.num_steps(config.data.rows_per_step)
     return min(config.optim.steps or planned, planned)
+
+
+def remarks(config: Config, rows: Rows, step: int, total: int) -> str:
+    """What may surprise about the number of steps; "" when nothing does."""
+    said = []
+    if config.optim.steps is not None and config.optim.steps > total:
+        said.append(
+            f"optim.steps={config.optim.steps}, but the plan of {config.data.train} has {total} "
+            f"steps of {config.data.rows_per_step} rows; pack more epochs for more"
+        )
+    if config.optim.warmup_steps >= total:
+        said.append(f"optim.warmup_steps={config.optim.warmup_steps} outlasts the {total} steps")
+    if step >= total:
+        said.append("nothing is left to do; raise optim.steps, or choose another run.dir")
+    return "\n".join(said)
 
 
 def train(config: Config, rows: Rows, device: torch.device) -> None:
@@ -118,10 +139,12 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
     held_out = held_out_rows(config)
     if parallel.is_first_rank():
         configuration.save(config, Path(config.run.dir) / "config.yaml")
+        checkpoint.keep_origin(config)
 
     with metrics.writer(config, total, progress.step) as log:
         how = "resuming after" if resumed else "starting at"
         log.note(f"{how} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}")
+        log.note(remarks(config, rows, progress.step, total))
         meter = metrics.Meter(config, stages)
         if held_out and not resumed:
             log.valid(0, *step.evaluate(models, held_out))

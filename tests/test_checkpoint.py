@@ -221,3 +221,15 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(main, message, finished, pack
         same_tensors(first, resumed / "checkpoints/step-00000003")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_run_outlives_the_weights_it_started_from(packed, tmp_path):
+    """The folder of run.init_from may go away; its config.json still reaches every checkpoint."""
+    start = tmp_path / "start"
+    shutil.copytree(GOLDEN, start)
+    first = options(packed, tmp_path / "run", f"run.init_from={start}", "optim.steps=3")
+    run(1, first, tmp_path / "ranks")
+    shutil.rmtree(start)
+    run(1, [*first, "optim.steps=6"], tmp_path / "ranks-again")
+    ring = checkpoint.read_ring(tmp_path / "run/checkpoints/step-00000006")
+    assert ring["hf"] == json.loads((GOLDEN / "config.json").read_text())

@@ -174,7 +174,12 @@ def test_a_value_that_is_no_yaml():
     message = refused([], [HF, "run.name=[1"])
     assert message.startswith("override 'run.name=[1': while parsing a flow sequence")
     message = refused([], [HF, "run.name=${nowhere}"])
-    assert "override 'run.name=${nowhere}': Interpolation key 'nowhere' not found" in message
+    assert "cannot resolve the configuration: Interpolation key 'nowhere' not found" in message
+
+
+def test_a_value_may_refer_to_another_key():
+    got = config.load(Config, [], [HF, "data.train=rows", "data.valid=${data.train}"])
+    assert got.data.valid == "rows"
 
 
 def test_frozen():

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -228,7 +229,12 @@ def test_wandb_offline_for_real(alone, tmp_path, monkeypatch):
         with metrics.writer(made, 9, done - 1) as log:
             log.step({"step": done} | LINE | {"loss": 3.0 - done})
 
-    first, second = wandb_runs(tmp_path / "run")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # wandb's own process may still be writing
+        first, second = wandb_runs(tmp_path / "run")
+        if first[2] and second[2]:
+            break
+        time.sleep(0.2)
     assert first[0] == second[0] == (tmp_path / "run/wandb_id").read_text()
     for _, settings, _ in (first, second):
         assert settings["optim"]["lr"] == 0.125
@@ -248,9 +254,14 @@ def test_auto_is_offline_without_a_login(alone, tmp_path, monkeypatch):
 
     modes = []
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` leaves its .netrc
     monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
-    for key in (None, "a key in the user's own files"):
-        monkeypatch.setattr(type(wandb.api), "api_key", key)
-        metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
-    assert modes == ["offline", "online"]
+    metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine api.wandb.ai\n  login user\n  password a-key\n")
+    netrc.chmod(0o600)
+    metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    assert modes == ["offline", "online", "offline"]
     assert metrics._start_wandb(load("log.wandb=disabled")) is None

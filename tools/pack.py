@@ -6,7 +6,7 @@ Usage:
 Examples:
     python tools/pack.py configs/data/gsm8k.yaml tokenizer=path/to/tokenizer output=packed/gsm8k
     python tools/pack.py tokenizer=tok.model output=packed 'sources=[{path: chats.jsonl}]'
-    python tools/pack.py configs/data/mixture.yaml sources.0.weight=0.5 epochs=2 overwrite=true
+    python tools/pack.py configs/data/gsm8k.yaml sources.0.weight=0.5 epochs=2 overwrite=true
 
 A sample is a conversation: {"messages": [{"role": "user", "content": "..."}, ...]}, with the roles
 system, user, assistant, tool; only assistant turns are learnt, and not those with "train": false.

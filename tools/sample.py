@@ -1,7 +1,7 @@
 """Let a model answer prompts: a plain sampler to look at a run, in one process.
 
 \b
-    python tools/sample.py runs/quickstart/sft/checkpoints/step-00000300 --prompt "What is 3 + 4?"
+    python tools/sample.py runs/quickstart/run/checkpoints/step-00000400 --prompt "What is 3 + 4?"
     python tools/sample.py Ling-lite --prompt "Hello" --prompt "Why?" --temperature 0.6
 
 MODEL is a Megatron checkpoint (the folder of one step) or a Hugging Face folder. All prompts are

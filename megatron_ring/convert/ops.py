@@ -12,10 +12,12 @@ number, a stack [E, R, W] has E * R rows, expert after expert.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from megatron_ring.config import ConfigError
+
 Shape = tuple[int, ...]
 
 
-class ConversionError(ValueError):
+class ConversionError(ConfigError):
     """A checkpoint that cannot be converted; the message names tensor or file, and the remedy."""
 
 

@@ -105,6 +105,8 @@ def export_checkpoint(
     dtypes = {name: dtype or source.dtype(name) for name in shapes}
     total = _total_bytes(shapes, dtypes)
     config = _exported_config(model, ring, norm_head, dtypes, dtype is not None)
+    if ring["kind"] == "training" and not any((ckpt_dir / "tokenizer").glob("modeling_*.py")):
+        config.pop("auto_map", None)  # it would name code that is not there
     shards = _shards(shapes, dtypes, max_shard)
     names = sorted({files.NAMES[one] for one in dtypes.values()})
     if dry_run:

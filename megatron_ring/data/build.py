@@ -84,6 +84,11 @@ def pack(config: PackConfig, progress: Progress = lambda items, total: items) ->
                 f"the plan is empty: {len(lengths)} samples, {len(tally.rejected)} dropped, "
                 f"{config.epochs} epochs; see sources.*.weight and row_tokens={config.row_tokens}"
             )
+        if not any(tally.supervised):
+            raise ConfigError(
+                f"none of {len(lengths)} samples has a token to learn: is every assistant turn "
+                'marked "train": false?'
+            )
         np.save(folder / "plan_documents.npy", plan.documents)
         np.save(folder / "plan_row_starts.npy", plan.row_starts)
         tokenizer.save(folder / "tokenizer")

@@ -146,11 +146,16 @@ def _check_turn(number: int, turn: Any) -> dict[str, Any]:
         raise SampleError(f"turn {number}: unknown role {role!r}; {hint}")
     where = f"turn {number} ({role})"
     calls = turn.pop("tool_calls", None)
+    thought = turn.pop("reasoning_content", None)
     content = turn.setdefault("content", "" if role == "assistant" else None)
     if not isinstance(content, str):
         raise SampleError(f"{where}: content is {type(content).__name__}, not text")
     if role == "assistant" and not content.strip() and not calls:
         raise SampleError(f"{where} is empty: it has neither content nor tool_calls")
+    if thought is not None and (role != "assistant" or not isinstance(thought, str)):
+        raise SampleError(f"{where}: reasoning_content is text, and of assistant turns only")
+    if thought and thought.strip():  # as reasoning models write it, and Ling-2.0's template
+        turn["content"] = f"<think>\n{thought.strip()}\n</think>\n\n{content}"
     if calls and role != "assistant":
         raise SampleError(f"{where} has tool_calls; only assistant turns may")
     if calls:

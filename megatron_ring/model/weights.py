@@ -14,7 +14,8 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from torch import Tensor
 
-from megatron_ring.config import Config, ConfigError
+from megatron_ring.config import Config, ConfigError, ModelConfig
+from megatron_ring.convert import ling
 from megatron_ring.convert.sources import HFSource
 from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model.ling import LingModel
@@ -53,16 +54,27 @@ def fill(stages: list[LingModel], source: Source) -> None:
     """
     there = source.keys()
     for part in model_tensors(stages):
-        if part.key not in there:
-            raise ConfigError(f"{part.key} is missing from the weights to start from")
-        if tuple(there[part.key]) != tuple(part.global_shape):
-            raise ConfigError(
-                f"{part.key} has shape {tuple(there[part.key])} in the weights to start from, "
-                f"but {tuple(part.global_shape)} in the configured model"
-            )
+        _check_tensor(there, part.key, tuple(part.global_shape))
         data = source.read(part.key, tuple(part.global_offset), tuple(part.local_shape))
         with torch.no_grad():
             part.data.copy_(data.view(part.data.shape))
+
+
+def check(model: ModelConfig, source: Source) -> None:
+    """ConfigError when `source` lacks a tensor of `model`, or has it in another shape."""
+    there = source.keys()
+    for rule in ling.rules(model):
+        _check_tensor(there, rule.key, rule.shape)
+
+
+def _check_tensor(there: dict[str, tuple[int, ...]], key: str, shape: tuple[int, ...]) -> None:
+    if key not in there:
+        raise ConfigError(f"{key} is missing from the weights to start from")
+    if tuple(there[key]) != tuple(shape):
+        raise ConfigError(
+            f"{key} has shape {tuple(there[key])} in the weights to start from, "
+            f"but {tuple(shape)} in the configured model"
+        )
 
 
 def load_first(config: Config, stages: list[LingModel]) -> None:

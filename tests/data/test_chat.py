@@ -271,3 +271,15 @@ def test_sentencepiece_in_lings_style(sentencepiece_file):
         ("<role>OBSERVATION</role>3<role>ASSISTANT</role>", False),
         ("4<|endoftext|>", True),
     ]
+
+
+def test_reasoning_content_is_thought_before_the_answer(ling):
+    """As DeepSeek's interface returns it; nothing of it may be lost on the way."""
+    question = {"role": "user", "content": "2 + 2?"}
+    said = {"role": "assistant", "content": "4", "reasoning_content": "two and two\n"}
+    turns = [question, said]
+    tokens, targets = encode_chat(turns, ling)
+    answer = ling.decode(tokens[targets])
+    assert answer == "<think>\ntwo and two\n</think>\n\n4<|endoftext|>"
+    with pytest.raises(SampleError, match="turn 1 .user.: reasoning_content is text, and of assis"):
+        encode_chat([{**question, "reasoning_content": "b"}, said], ling)
