@@ -41,6 +41,8 @@ def main(
     output: Annotated[Path | None, typer.Option(help="also write JSONL here")] = None,
 ) -> None:
     try:
+        if output is not None and not output.parent.is_dir():
+            raise ConfigError(f"--output {output}: there is no folder {output.parent}")
         config = frozen.configure(model, [])
         words = load_tokenizer(tokenizer or str(frozen.tokenizer_folder(model)))
         with frozen.opened(model, config) as [stage]:

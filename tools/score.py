@@ -54,6 +54,8 @@ def main(
     ] = 4096,
 ) -> None:
     try:
+        if not output.parent.is_dir():  # known before the work, not after
+            raise ConfigError(f"--output {output}: there is no folder {output.parent}")
         config = frozen.configure(model, overrides or [])
         samples = read(input, config, tokenizer or str(frozen.tokenizer_folder(model)))
         longest = max((len(sample.tokens) for sample in samples), default=1)
@@ -75,6 +77,8 @@ def read(file: Path, config: Config, tokenizer_path: str) -> list[Sample]:
     whole = read_text(file).removesuffix("\n")
     for number, text in enumerate(whole.split("\n") if whole else [], 1):
         at = f"{file}:{number}"
+        if not text.strip():
+            continue
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
@@ -94,7 +98,7 @@ def read(file: Path, config: Config, tokenizer_path: str) -> list[Sample]:
 def read_text(file: Path) -> str:
     """The file's text; SampleError when there is none."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SampleError(f"cannot read {file}: {error}") from None
 

@@ -166,6 +166,13 @@ def test_lines_that_cannot_be_scored(line, message, packed, tmp_path):
     assert not output.exists()
 
 
+def test_a_mark_at_the_beginning_and_blank_lines_are_no_samples(tmp_path):
+    file = tmp_path / "ids.jsonl"
+    file.write_text('\ufeff{"tokens": [1, 2]}\n\n{"tokens": [3]}\n', encoding="utf-8")
+    score.main(str(TINY), file, tmp_path / "out.jsonl")
+    assert [len(line["logprobs"]) for line in read(tmp_path / "out.jsonl")] == [1, 0]
+
+
 def test_a_model_that_is_none_and_a_file_that_is_not_there(ids, tmp_path):
     with pytest.raises(SystemExit) as end:
         score.main(str(tmp_path), ids, tmp_path / "out.jsonl")
@@ -179,6 +186,9 @@ def test_a_model_that_is_none_and_a_file_that_is_not_there(ids, tmp_path):
         f"error: cannot read {tmp_path}/no.jsonl: [Errno 2] No such file or directory: "
         f"'{tmp_path}/no.jsonl'"
     )
+    with pytest.raises(SystemExit) as end:
+        score.main(str(TINY), ids, tmp_path / "no" / "out.jsonl")
+    assert end.value.code.endswith(f"/out.jsonl: there is no folder {tmp_path}/no")
     with pytest.raises(SystemExit) as end:
         score.main(str(TINY), ids, tmp_path / "out.jsonl", ["parallel.tp=2"])
     assert end.value.code.startswith("error: world size 1 is not a multiple of parallel.tp")
