@@ -75,9 +75,16 @@ def answer(
         for p in prompts
     ]
     tokens = [tokenizer.encode(text) for text in texts]
+    longest = stage.arch.max_position_embeddings
+    for prompt, of_prompt in zip(prompts, tokens, strict=True):
+        if len(of_prompt) >= longest:
+            raise ConfigError(
+                f"the prompt {prompt[:40]!r} takes {len(of_prompt)} tokens, the model's "
+                f"max_position_embeddings={longest} leave no room for an answer"
+            )
     starts, open_ = [len(t) for t in tokens], set(range(len(prompts)))
     for _ in track(range(max_tokens), "answering", transient=True):
-        going = sorted(i for i in open_ if len(tokens[i]) < stage.arch.max_position_embeddings)
+        going = sorted(i for i in open_ if len(tokens[i]) < longest)
         if not going:
             break
         # A model may have more rows than its tokenizer has tokens: those stand for no text.

@@ -108,6 +108,14 @@ def test_it_stops_at_the_models_length(stage, words, monkeypatch):
     assert answer(stage, words, PROMPTS[:1]) == [by_reference(ids, 3)]
 
 
+def test_a_prompt_that_leaves_no_room_is_refused(stage, words):
+    prompt = "What is it? " * 100
+    with pytest.raises(
+        config.ConfigError, match="takes .* max_position_embeddings=512 leave no room"
+    ):
+        sample.answer(stage, words, [prompt], 5, 0.0, 0)
+
+
 def test_the_seed_decides_what_is_drawn(stage, words):
     drawn = answer(stage, words, PROMPTS, temperature=1.0, seed=3)
     assert answer(stage, words, PROMPTS, temperature=1.0, seed=3) == drawn

@@ -138,7 +138,6 @@ def test_an_empty_file_has_no_lines(tmp_path):
     ("line", "message"),
     [
         ('{"tokens": [1', "not JSON: Expecting ',' delimiter: line 1 column 14 (char 13)"),
-        ("", "not JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[1, 2]", "not a JSON object but [1, 2]"),
         ('{"tokens": []}', "no tokens"),
         ('{"tokens": [3, 384]}', "token id 384 is outside the model's vocab_size=384"),
