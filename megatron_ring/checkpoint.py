@@ -41,7 +41,7 @@ from megatron_ring.convert.folder import BESIDE_TOKENIZER, copy_companions
 from megatron_ring.convert.torch_dist import read_metadata
 from megatron_ring.data.rows import Rows
 from megatron_ring.model.ling import LingModel
-from megatron_ring.model.weights import METADATA
+from megatron_ring.model.weights import metadata
 from megatron_ring.optim import set_step, sharded
 from megatron_ring.platform import dtype
 
@@ -206,9 +206,9 @@ def read_ring(folder: Path) -> dict[str, Any]:
 
 
 def _state(stages: list[LingModel], optimizer: MegatronOptimizer, loading: bool) -> dict[str, Any]:
-    models = {f"model{i}": s.sharded_state_dict(metadata=METADATA) for i, s in enumerate(stages)}
+    models = {f"model{i}": s.sharded_state_dict(metadata=metadata()) for i, s in enumerate(stages)}
     tensors = {
-        f"optimizer{i}": part.sharded_param_state_fully_reshardable(models, loading, METADATA)
+        f"optimizer{i}": part.sharded_param_state_fully_reshardable(models, loading, metadata())
         for i, part in enumerate(sharded(optimizer))
     }
     return models | tensors

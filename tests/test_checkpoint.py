@@ -14,6 +14,7 @@ import torch
 
 from megatron_ring import checkpoint, train
 from megatron_ring.convert.torch_dist import TorchDistReader
+from megatron_ring.model import weights
 from tests import ranks
 
 GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
@@ -233,3 +234,11 @@ def test_a_run_outlives_the_weights_it_started_from(packed, tmp_path):
     run(1, [*first, "optim.steps=6"], tmp_path / "ranks-again")
     ring = checkpoint.read_ring(tmp_path / "run/checkpoints/step-00000006")
     assert ring["hf"] == json.loads((GOLDEN / "config.json").read_text())
+
+
+def test_a_process_that_ran_before_leaves_no_groups_behind(packed, tmp_path):
+    """megatron-core writes its groups into the metadata it is handed; ranks forked here see it."""
+    layout = ["optim.steps=1", "parallel.tp=2", "parallel.ep=2"]
+    train.main(options(packed, tmp_path / "here", "optim.steps=1"))
+    run(4, options(packed, tmp_path / "after", *layout), tmp_path / "ranks")
+    assert "dp_cp_group" not in weights.metadata()

@@ -7,7 +7,7 @@ a Megatron checkpoint all load through this one door, so all give the same model
 
 import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -20,11 +20,14 @@ from megatron_ring.convert.sources import HFSource
 from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model.ling import LingModel
 
-METADATA = {
-    "non_homogeneous_layers": True,  # a key a layer, none stacked
-    "distrib_optim_sharding_type": "fully_reshardable",
-    "chained_optim_avoid_prefix": True,
-}
+
+def metadata() -> dict[str, Any]:
+    """How megatron-core describes tensors for a checkpoint; new, for it keeps groups in here."""
+    return {
+        "non_homogeneous_layers": True,  # a key a layer, none stacked
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+    }
 
 
 class Source(Protocol):
@@ -41,7 +44,7 @@ def model_tensors(stages: list[LingModel]) -> list[ShardedTensor]:
     """Every local tensor of the model, as a part of its global tensor; `.data` is the storage."""
     tensors = []
     for stage in stages:
-        state = stage.sharded_state_dict(metadata=METADATA)
+        state = stage.sharded_state_dict(metadata=metadata())
         apply_factories(state)  # gate and up halves of a fused projection become two parts
         tensors += [value for value in nested_values(state) if isinstance(value, ShardedTensor)]
     return tensors

@@ -145,7 +145,7 @@ def gradients(stages: list[LingModel]) -> list[tuple]:
     """(key, global shape, offset, gradient) of every local tensor."""
     parts = []
     for stage in stages:
-        state = stage.sharded_state_dict(metadata=weights.METADATA)
+        state = stage.sharded_state_dict(metadata=weights.metadata())
         for value in nested_values(state):
             if isinstance(value, ShardedTensor | ShardedTensorFactory):
                 value.data = value.data.main_grad
