@@ -36,8 +36,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 import megatron_ring
 from megatron_ring import parallel
-from megatron_ring.config import Config, ConfigError, ModelConfig
-from megatron_ring.convert.folder import BESIDE_TOKENIZER, copy_companions
+from megatron_ring.config import Config, ConfigError
+from megatron_ring.convert.folder import (
+    BESIDE_TOKENIZER,
+    FORMAT,
+    copy_companions,
+    read_ring,
+)
 from megatron_ring.convert.torch_dist import read_metadata
 from megatron_ring.data.rows import Rows
 from megatron_ring.model.ling import LingModel
@@ -45,7 +50,6 @@ from megatron_ring.model.weights import metadata
 from megatron_ring.optim import set_step, sharded
 from megatron_ring.platform import dtype
 
-FORMAT = 1
 PREFIX = "step-"
 
 
@@ -105,7 +109,7 @@ def keep_origin(config: Config) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     if (Path(start) / "ring.json").is_file():
-        hf = read_ring(Path(start))["hf"]
+        hf = read_ring(Path(start))[1]["hf"]
         copy_companions(Path(start) / "tokenizer", temporary, BESIDE_TOKENIZER)
     else:
         hf = json.loads((Path(start) / "config.json").read_text(encoding="utf-8"))
@@ -194,17 +198,6 @@ def resume(
     return progress
 
 
-def read_ring(folder: Path) -> dict[str, Any]:
-    """`ring.json` of a checkpoint; CheckpointError when it is missing or of another format."""
-    file = Path(folder) / "ring.json"
-    if not file.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint of this program: there is no {file}")
-    ring = json.loads(file.read_text(encoding="utf-8"))
-    if ring["format"] != FORMAT:
-        raise CheckpointError(f"{file} has format {ring['format']}; this program reads {FORMAT}")
-    return ring
-
-
 def _state(stages: list[LingModel], optimizer: MegatronOptimizer, loading: bool) -> dict[str, Any]:
     models = {f"model{i}": s.sharded_state_dict(metadata=metadata()) for i, s in enumerate(stages)}
     tensors = {
@@ -237,13 +230,13 @@ def _inherited_hf(config: Config) -> dict[str, Any]:
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     there = folders(config.run.dir)  # a run folder that was moved without its origin
-    return read_ring(there[-1])["hf"] if there else {}
+    return read_ring(there[-1])[1]["hf"] if there else {}
 
 
 def check_same_run(folder: Path, config: Config, fingerprint: str) -> dict[str, Any]:
     """`ring.json` of a checkpoint that `config` may resume from; CheckpointError says why not."""
-    ring = read_ring(folder)
-    then, now = ModelConfig(**ring["model"]).model_dump(), config.model.model_dump()
+    model, ring = read_ring(folder)
+    then, now = model.model_dump(), config.model.model_dump()
     for key, value in now.items():
         if then[key] != value and key != "initializer_range":
             raise CheckpointError(

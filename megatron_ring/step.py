@@ -35,7 +35,6 @@ class Counts:
     supervised: int  # tokens whose prediction is trained: the loss is divided by this
     tokens: int  # without padding
     square_lengths: int  # Σ over documents of length², for attention FLOPs
-    rows: int
 
     @classmethod
     def of(cls, rows: list[Row]) -> "Counts":
@@ -43,7 +42,7 @@ class Counts:
         lengths = [row.cu_seqlens[: row.num_documents + 1] for row in rows]
         squares = sum(int(((cu[1:] - cu[:-1]).astype("int64") ** 2).sum()) for cu in lengths)
         own = [sum(row.num_supervised for row in rows), sum(row.num_tokens for row in rows)]
-        return cls(*map(int, parallel.sum_over_data([*own, squares, len(rows)])))
+        return cls(*map(int, parallel.sum_over_data([*own, squares])))
 
 
 def train_step(

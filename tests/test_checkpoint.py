@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from megatron_ring import checkpoint, train
+from megatron_ring.convert.folder import read_ring
 from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model import weights
 from tests import ranks
@@ -232,7 +233,7 @@ def test_a_run_outlives_the_weights_it_started_from(packed, tmp_path):
     run(1, first, tmp_path / "ranks")
     shutil.rmtree(start)
     run(1, [*first, "optim.steps=6"], tmp_path / "ranks-again")
-    ring = checkpoint.read_ring(tmp_path / "run/checkpoints/step-00000006")
+    _, ring = read_ring(tmp_path / "run/checkpoints/step-00000006")
     assert ring["hf"] == json.loads((GOLDEN / "config.json").read_text())
 
 

@@ -62,7 +62,7 @@ def test_ling_lite_has_its_published_size():
 )
 def test_ling_lite_costs_its_published_flops_a_token(length, gflops):
     """One document, all of it supervised, attention's causal half counted once."""
-    counts = Counts(supervised=length, tokens=length, square_lengths=length**2, rows=1)
+    counts = Counts(supervised=length, tokens=length, square_lengths=length**2)
     per_token = metrics.train_flops(LING_LITE, counts) / length
     assert per_token / 1e9 == pytest.approx(gflops, abs=0.05)
 
@@ -81,7 +81,7 @@ def test_flops_of_a_packed_row_by_hand(alone):
     targets = np.array([1, 1, 0, 1, 0, 1], bool)  # the first token is never a label
     documents = [(np.arange(4), targets[:4]), (np.arange(6), targets)]
     counts = Counts.of([make_row(documents, 32, pad_id=0)])
-    assert counts == Counts(supervised=2 + 3, tokens=10, square_lengths=16 + 36, rows=1)
+    assert counts == Counts(supervised=2 + 3, tokens=10, square_lengths=16 + 36)
     # Scores and weighted sum: 2 products × 2 FLOPs × 64 channels × half of 52 pairs, × 3, 3 layers.
     pairs = 2 * 2 * 64 * (52 / 2) * 3 * 3
     head = 2 * 384 * 64 * 5 * 3
@@ -132,7 +132,7 @@ def test_a_log_line_covers_all_steps_since_the_last(alone):
     """Two steps in two seconds: means weighted by supervised tokens, rates by tokens."""
     made = load("log.peak_tflops=2")
     meter = metrics.Meter(made, [])
-    first, second = Counts(10, 40, 800, 1), Counts(30, 60, 1200, 1)
+    first, second = Counts(10, 40, 800), Counts(30, 60, 1200)
     meter.add(first, torch.tensor(20.0), seconds=0.5)
     meter.add(second, torch.tensor(100.0), seconds=1.5)
     line = meter.read()
@@ -150,7 +150,7 @@ def test_a_log_line_covers_all_steps_since_the_last(alone):
 
 def test_without_a_known_peak_there_is_no_mfu(alone):
     meter = metrics.Meter(load(), [])
-    meter.add(Counts(1, 1, 1, 1), torch.tensor(1.0), seconds=1.0)
+    meter.add(Counts(1, 1, 1), torch.tensor(1.0), seconds=1.0)
     assert "mfu" not in meter.read()
 
 

@@ -1,38 +1,33 @@
 """A checkpoint opened to be read, not trained: scoring, sampling, comparing."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_ring import config as configuration
 from megatron_ring import parallel, platform
-from megatron_ring.config import Config, ConfigError
+from megatron_ring.config import Config
+from megatron_ring.convert.folder import read_ring
 from megatron_ring.model import weights
 from megatron_ring.model.ling import LingModel, build_stages
 
 
-def configure(path: str | Path, overrides: list[str], row_tokens: int | None = None) -> Config:
+def configure(path: str | Path, overrides: list[str]) -> Config:
     """The configuration to open `path` with: its architecture, and `key.path=value` overrides.
 
     ConfigError when the folder is no checkpoint or the layout does not fit this launch.
     """
     folder = Path(path)
-    if (folder / "ring.json").is_file():
-        tree = json.loads((folder / "ring.json").read_text(encoding="utf-8"))["model"]
-    elif (folder / "config.json").is_file():
-        tree = configuration.read_hf_config(folder).model_dump()
+    if weights.is_megatron(folder):
+        model, _ = read_ring(folder)
     else:
-        raise ConfigError(
-            f"{path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face folder "
-            "(no config.json)"
-        )
-    config = configuration.load(Config, [], overrides, base={"model": tree})
+        model = configuration.read_hf_config(folder)
+    config = configuration.load(Config, [], overrides, base={"model": model.model_dump()})
     size = parallel.world_size() // (config.parallel.tp * config.parallel.pp) or 1
     fitting = config.model_copy(
         update={"data": config.data.model_copy(update={"rows_per_step": size * config.parallel.pp})}
     )
-    parallel.check_layout(fitting, parallel.world_size(), row_tokens)
+    parallel.check_layout(fitting, parallel.world_size())
     return config
 
 

@@ -92,10 +92,15 @@ def load_first(config: Config, stages: list[LingModel]) -> None:
 def open_weights(path: str | Path) -> Source:
     """A checkpoint folder of either kind as a source; ConfigError when it is neither."""
     folder = Path(path)
-    if (folder / "ring.json").is_file():
-        return TorchDistReader(folder)
-    if (folder / "config.json").is_file():
-        return HFSource(folder)
+    return TorchDistReader(folder) if is_megatron(folder) else HFSource(folder)
+
+
+def is_megatron(path: str | Path) -> bool:
+    """Is this a Megatron checkpoint, or else a Hugging Face folder? ConfigError if neither."""
+    if (Path(path) / "ring.json").is_file():
+        return True
+    if (Path(path) / "config.json").is_file():
+        return False
     raise ConfigError(
         f"{path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face folder "
         "(no config.json)"
