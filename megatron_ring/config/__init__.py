@@ -1,0 +1,52 @@
+"""Configuration: frozen pydantic models, filled from YAML files and `key.path=value` overrides.
+
+Precedence, lowest first: model default < `model.hf_config` < YAML files left to right < overrides.
+Nothing else is an option: no environment variables, no includes inside YAML, no globals.
+Nobody below `train.py` sees more than its own part, and nobody writes to it.
+
+`training.py` holds the keys of a run, `packing.py` those of tools/pack.py.
+"""
+
+from megatron_ring.config.base import ConfigError, Part
+from megatron_ring.config.hugging_face import HF_ONLY, read_hf_config
+from megatron_ring.config.loading import build, json_schema, load, save
+from megatron_ring.config.packing import PackConfig, SourceConfig
+from megatron_ring.config.training import (
+    AttentionConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ExpertsConfig,
+    LogConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    PreferenceConfig,
+    RunConfig,
+)
+
+__all__ = [
+    "HF_ONLY",
+    "AttentionConfig",
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "ExpertsConfig",
+    "LogConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PackConfig",
+    "ParallelConfig",
+    "Part",
+    "PreferenceConfig",
+    "RunConfig",
+    "SourceConfig",
+    "build",
+    "json_schema",
+    "load",
+    "read_hf_config",
+    "save",
+]

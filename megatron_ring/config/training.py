@@ -1,0 +1,235 @@
+"""Every key of a training run, with its default and what it means."""
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from megatron_ring.config.base import Part
+
+
+class ModelConfig(Part):
+    """The architecture, under the names of Hugging Face's `config.json` for `bailing_moe`.
+
+    Keys that change the function of the model have no default: the defaults of the authors'
+    configuration class are unlike any released model (inclusionAI/Ling 5ccaeae,
+    configuration_bailing_moe.py), so a forgotten key must be an error.
+    """
+
+    vocab_size: PositiveInt = Field(description="V: rows of the embedding and of the head")
+    hidden_size: PositiveInt = Field(description="D: width of the residual stream")
+    num_hidden_layers: PositiveInt = Field(description="L: transformer layers")
+    num_attention_heads: PositiveInt = Field(description="H: query heads")
+    num_key_value_heads: PositiveInt = Field(description="key/value heads; divides H")
+    head_dim: PositiveInt | None = Field(None, description="hidden_size / heads when absent")
+    intermediate_size: PositiveInt = Field(description="width of a dense layer's MLP")
+    moe_intermediate_size: PositiveInt = Field(description="F: width of one routed expert")
+    num_experts: PositiveInt = Field(description="routed experts in a layer")
+    num_experts_per_tok: PositiveInt = Field(description="K: routed experts a token visits")
+    num_shared_experts: NonNegativeInt = Field(description="one MLP this many experts wide")
+    norm_topk_prob: bool = Field(description="divide the K probabilities by their sum")
+    first_k_dense_replace: NonNegativeInt = Field(0, description="leading layers without experts")
+    norm_head: bool = Field(description="NormHead: the head's columns have unit length")
+    rms_norm_eps: PositiveFloat = Field(description="epsilon of every RMSNorm")
+    rope_theta: PositiveFloat = Field(description="base of the rotary frequencies")
+    max_position_embeddings: PositiveInt = Field(description="longest document, in tokens")
+    initializer_range: PositiveFloat = Field(0.006, description="std of fresh weights")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads="
+                f"{self.num_attention_heads}; give head_dim or change one of them"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads={self.num_key_value_heads}"
+            )
+        if self.num_experts_per_tok > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok={self.num_experts_per_tok} exceeds num_experts="
+                f"{self.num_experts}"
+            )
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            raise ValueError(
+                f"first_k_dense_replace={self.first_k_dense_replace} exceeds num_hidden_layers="
+                f"{self.num_hidden_layers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rotary(self) -> "ModelConfig":
+        if self.head_size % 2:
+            raise ValueError(f"heads of {self.head_size} channels cannot be rotated in pairs")
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head, in channels."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def shared_intermediate_size(self) -> int:
+        """Width of the shared experts' single MLP; 0 when there is none."""
+        return self.num_shared_experts * self.moe_intermediate_size
+
+
+class DataConfig(Part):
+    train: str | None = Field(None, description="folder written by tools/pack.py")
+    valid: str | None = Field(None, description="packed folder of held-out rows")
+    valid_rows: PositiveInt = Field(64, description="at most this many held-out rows a validation")
+    rows_per_step: PositiveInt = Field(8, description="global batch, in rows, over all ranks")
+
+
+class PreferenceConfig(Part):
+    """How a pair of answers becomes a loss; the formulas stand in losses.py."""
+
+    kind: Literal["sigmoid", "ipo"] = Field("sigmoid", description="DPO, or IPO's square")
+    beta: PositiveFloat = Field(
+        0.1, description="how dear a step away from the reference is; 0.1 in Ling's own DPO example"
+    )
+    label_smoothing: NonNegativeFloat = Field(
+        0.0, lt=0.5, description="share of pairs taken to be the wrong way round (sigmoid only)"
+    )
+    length_normalised: bool = Field(
+        False, description="an answer's log-ratio is a mean over its scored tokens, not a sum"
+    )
+    format_only: bool = Field(
+        False, description="score only tokens in format spans (think tags and their neighbours)"
+    )
+    nll_coeff: NonNegativeFloat = Field(
+        0.05, description="weight of the chosen answers' nll; 0.05 in the Ling report"
+    )
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_meaning(self) -> "PreferenceConfig":
+        if self.kind == "ipo" and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} belongs to kind=sigmoid; IPO has none"
+            )
+        return self
+
+
+class LossConfig(Part):
+    head: Literal["sft", "dpo"] = Field(
+        "sft", description="dpo: on pairs of answers, packed with kind=pairs"
+    )
+    preference: PreferenceConfig = PreferenceConfig()
+    sources: dict[str, PreferenceConfig] = Field(
+        {}, description="dpo: by name of a source, what differs from loss.preference"
+    )
+    reference_tolerance: PositiveFloat = Field(
+        1e-4, description="dpo: how far the first loss may be from ln 2 (policy = reference)"
+    )
+    aux_coeff: NonNegativeFloat = Field(
+        0.015, description="load balancing; 0.015 in the Ling report (arXiv 2503.05139)"
+    )
+    z_coeff: NonNegativeFloat = Field(1e-4, description="router z loss; 1e-4 in the Ling report")
+    chunk_tokens: PositiveInt = Field(
+        1024, description="tokens whose logits exist at once: memory against speed"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_inherit(cls, tree: Any) -> Any:
+        """A source that sets some keys has the others from `preference`."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("sources"), dict):
+            return tree
+        common = tree.get("preference", {})
+        common = common.model_dump() if isinstance(common, Part) else common
+        if not isinstance(common, dict):
+            return tree  # the error will be told of `preference`
+        sources = {
+            name: {**common, **own} if isinstance(own, dict) else own
+            for name, own in tree["sources"].items()
+        }
+        return {**tree, "sources": sources}
+
+
+class OptimConfig(Part):
+    lr: PositiveFloat = Field(4e-5, description="peak learning rate, after warm-up")
+    min_lr_ratio: NonNegativeFloat = Field(0.1, le=1, description="cosine ends at this × lr")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt = Field(0, description="linear warm-up, in steps")
+    steps: PositiveInt | None = Field(None, description="stop here; the whole plan when absent")
+    weight_decay: NonNegativeFloat = Field(0.1, description="not on norms (one-dimensional)")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: PositiveFloat = 1e-8
+    clip_norm: PositiveFloat = Field(1.0, description="largest global L2 norm of the gradient")
+
+
+class ParallelConfig(Part):
+    """Ranks on each process-group axis; dp = world size / (tp × pp × cp) is what is left."""
+
+    tp: PositiveInt = Field(1, description="tensor: heads, vocabulary, dense and shared MLPs")
+    pp: PositiveInt = Field(1, description="pipeline: layers")
+    vpp: PositiveInt = Field(1, description="model chunks a pipeline rank holds (interleaving)")
+    cp: PositiveInt = Field(1, description="context: one row over several ranks (not yet)")
+    ep: PositiveInt = Field(1, description="expert: routed experts, carved out of tp × dp")
+    recompute: Literal["none", "full"] = Field(
+        "none", description="full: keep only layer inputs and run each layer again in the backward"
+    )
+    overlap: bool = Field(False, description="sum gradients over dp while the backward runs")
+
+
+class ExpertsConfig(Part):
+    backend: Literal["auto", "torch", "loop"] = Field(
+        "auto", description="torch: grouped_mm over stacked weights; loop: the slow reference"
+    )
+
+
+class AttentionConfig(Part):
+    backend: Literal["auto", "sdpa", "varlen", "te"] = Field(
+        "auto", description="sdpa: per document; varlen: torch.nn.attention.varlen (CUDA)"
+    )
+
+
+class CheckpointConfig(Part):
+    save_every: PositiveInt = Field(500, description="steps between checkpoints")
+    keep_last: PositiveInt = Field(2, description="older checkpoints of the run are deleted")
+
+
+class LogConfig(Part):
+    every: PositiveInt = Field(1, description="steps between log lines")
+    valid_every: PositiveInt = Field(200, description="steps between validations")
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="dense peak of one device for MFU; known for A100, H100, H200"
+    )
+    wandb: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: online with a login, else offline"
+    )
+    project: str = "megatron-ring"
+
+
+class RunConfig(Part):
+    dir: str = Field("runs/default", description="everything the run writes; resumes from here")
+    name: str | None = Field(None, description="shown in wandb; the folder's name when absent")
+    init_from: str | None = Field(
+        None, description="first weights: Megatron checkpoint or Hugging Face folder; else random"
+    )
+    seed: NonNegativeInt = Field(1234, description="of fresh weights; the data has its own")
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 on GPUs, fp32 on CPUs")
+
+
+class Config(Part):
+    """One training run."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    experts: ExpertsConfig = ExpertsConfig()
+    attention: AttentionConfig = AttentionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    run: RunConfig = RunConfig()
