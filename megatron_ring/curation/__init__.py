@@ -1,0 +1,1 @@
+"""What samples are made of, and what may be done to them: pure functions on texts."""

@@ -1,0 +1,101 @@
+"""Damaged think tags: the checker names the damage, words stay, and differences are marked."""
+
+import random
+import re
+
+import pytest
+
+from megatron_ring.curation import corrupt_tags
+from megatron_ring.evaluation.think_tags import tag_errors
+
+ANSWERS = [
+    "<think>\n3 + 4 = 7\n7 - 1 = 6\n</think>\n6",
+    "<think>\nWell.\n</think>\n\nYes, it is.\nQuite.",
+    "<think>so it is</think>true",
+    "  <think>\n\na b\n c\n\n</think>  d",
+]
+RIGHT = ANSWERS[0]
+
+
+@pytest.mark.parametrize("kind", corrupt_tags.KINDS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_the_checker_names_the_damage(answer: str, kind: str) -> None:
+    assert tag_errors(answer) == []
+    for seed in range(40):
+        damaged = corrupt_tags.corrupt(answer, kind, random.Random(seed))
+        assert tag_errors(damaged) == [kind], damaged
+        assert words(damaged) == words(answer)
+        assert damaged == corrupt_tags.corrupt(answer, kind, random.Random(seed))
+
+
+def words(text: str) -> list[str]:
+    return re.sub("</?think>", " ", text).split()
+
+
+def test_damage_by_hand() -> None:
+    def damaged(kind: str) -> set[str]:
+        return {corrupt_tags.corrupt(ANSWERS[1], kind, random.Random(s)) for s in range(20)}
+
+    assert damaged("missing_open") == {"Well.\n</think>\n\nYes, it is.\nQuite."}
+    assert damaged("missing_close") == {"<think>\nWell.\nYes, it is.\nQuite."}
+    assert damaged("redundant") == {
+        "<think>\n<think>\nWell.\n</think>\n\nYes, it is.\nQuite.",
+        "<think>\nWell.\n</think>\n\n</think>\n\nYes, it is.\nQuite.",
+    }
+    assert damaged("misplaced") == {"</think>\n\nWell.\n<think>\nYes, it is.\nQuite."}
+    assert damaged("empty") == {"<think>\n</think>\n\nWell.\nYes, it is.\nQuite."}
+
+
+@pytest.mark.parametrize(
+    "answer", ["no tags", "<think>a</think>", "x <think>a</think>b", RIGHT * 2]
+)
+def test_only_right_answers_are_damaged(answer: str) -> None:
+    assert corrupt_tags.split(answer) is None
+    with pytest.raises(ValueError, match="not an answer of the shape <think>thought</think>answer"):
+        corrupt_tags.corrupt(answer, "empty", random.Random(0))
+
+
+def test_unknown_damage_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown damage 'lost'; known: missing_open, missing_cl"):
+        corrupt_tags.corrupt(RIGHT, "lost", random.Random(0))
+
+
+def marked(one: str, other: str) -> tuple[list[str], list[str]]:
+    spans = corrupt_tags.differences(one, other)
+    return tuple(
+        [text[slice(*s)] for s in of] for text, of in zip((one, other), spans, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "in_right", "in_other"),
+    [
+        (RIGHT, [], []),
+        ("3 + 4 = 7\n7 - 1 = 6\n</think>\n6", ["<think>"], ["3"]),
+        ("<think>\n3 + 4 = 7\n7 - 1 = 6\n6", ["</think>"], ["6"]),
+        ("<think><think>3 + 4 = 7\n7 - 1 = 6\n</think>\n6", ["3"], ["<think>"]),
+        ("<think>\n3 + 4 = 7\n</think>7 - 1 = 6\n</think>\n6", ["7"], ["</think>"]),
+        ("3 + 4 = 7\n<think>\n7 - 1 = 6\n</think>\n6", ["<think>", "7"], ["3", "<think>"]),
+        (
+            "</think>\n3 + 4 = 7\n7 - 1 = 6\n<think>\n6",
+            ["<think>", "</think>"],
+            ["</think>", "<think>"],
+        ),
+        ("<think>\n</think>3 + 4 = 7\n7 - 1 = 6\n6", ["3", "</think>"], ["</think>", "6"]),
+        ("<think>\n3 + 4 = 7\n7 - 1 = 6\n</think>\n6</think>", [], ["</think>"]),
+    ],
+)
+def test_differences_by_hand(other: str, in_right: list[str], in_other: list[str]) -> None:
+    assert marked(RIGHT, other) == (in_right, in_other)
+    assert marked(other, RIGHT) == (in_other, in_right)
+
+
+def test_the_marked_character_stands_at_the_parting_place() -> None:
+    """The second 7 of the thought, not the first."""
+    spans, _ = corrupt_tags.differences(RIGHT, RIGHT.replace("7 - 1", "</think>7 - 1"))
+    assert spans == [(RIGHT.index("7 - 1"), RIGHT.index("7 - 1") + 1)]
+
+
+def test_other_words_are_refused() -> None:
+    with pytest.raises(ValueError, match="the two texts differ in more than their think tags"):
+        corrupt_tags.differences(RIGHT, RIGHT.replace("6", "5"))
