@@ -38,7 +38,7 @@ def test_as_called(packed, tmp_path, capsys):
     """The tokenizer has 290 tokens, the model 384: what has no text is never chosen."""
     output = tmp_path / "answers.jsonl"
     tokenizer = str(packed / "tokenizer")
-    sample.main(str(TINY), PROMPTS, 5, 0.0, 0, tokenizer, output)
+    sample.main(str(TINY), PROMPTS, None, None, 5, 0.0, 0, tokenizer, output)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["prompt"] for line in lines] == PROMPTS
     words, said = load_tokenizer(tokenizer), capsys.readouterr().out
@@ -81,8 +81,12 @@ def by_reference(ids, count, size=384):
     return ids[start:]
 
 
+def turns(prompts):
+    return [[{"role": "user", "content": prompt}] for prompt in prompts]
+
+
 def answer(stage, words, prompts, max_tokens=8, temperature=0.0, seed=0):
-    texts = sample.answer(stage, words, prompts, max_tokens, temperature, seed)
+    texts = sample.answer(stage, words, turns(prompts), max_tokens, temperature, seed)
     return [[int(i) for i in text.split()] for text in texts]
 
 
@@ -113,7 +117,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(stage, words):
     with pytest.raises(
         config.ConfigError, match="takes .* max_position_embeddings=512 leave no room"
     ):
-        sample.answer(stage, words, [prompt], 5, 0.0, 0)
+        sample.answer(stage, words, turns([prompt]), 5, 0.0, 0)
 
 
 def test_the_seed_decides_what_is_drawn(stage, words):
@@ -144,3 +148,55 @@ def test_draws_follow_the_probabilities(stage, words):
     )
     assert abs(logp.mean() + entropy) < 5 * (spread / len(drawn)) ** 0.5
     assert len(set(drawn)) > 50
+
+
+def test_prompts_from_chat_samples(packed, tmp_path):
+    """The turns before the last assistant turn; answers as those of the reference."""
+
+    def user(text):
+        return {"role": "user", "content": text}
+
+    def assistant(text):
+        return {"role": "assistant", "content": text}
+
+    samples = [
+        [user("What is 3 + 4?"), assistant("7"), user("And 1 more?"), assistant("8"), user("Ok")],
+        [user("What is 10 + 21?"), assistant("31")],
+        [user("never read"), assistant("for the limit")],
+    ]
+    file, output = tmp_path / "chats.jsonl", tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"messages": m}) + "\n" for m in samples))
+    tokenizer = str(packed / "tokenizer")
+    sample.main(str(TINY), None, file, 2, 4, 0.0, 0, tokenizer, output)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["And 1 more?", "What is 10 + 21?"]
+    words = load_tokenizer(tokenizer)
+    for line, turns_before in zip(lines, [samples[0][:3], samples[1][:1]], strict=True):
+        text = words.render(turns_before, add_generation_prompt=True)
+        assert line["answer"] == words.decode(by_reference(words.encode(text), 4, words.size))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"chats\.jsonl:2: not a line of .*: JSONDecodeError"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', r"jsonl:2: .* an assistant turn: Val"),
+        ('{"messages": [{"role": "assistant", "content": "x"}]}', r"jsonl:2: no turn comes before"),
+    ],
+)
+def test_what_is_no_chat_sample_is_named(tmp_path, line, message):
+    good = '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}'
+    file = tmp_path / "chats.jsonl"
+    file.write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        list(sample.read_prompts(file))
+
+
+def test_nothing_to_answer(tmp_path):
+    for given, message in (
+        ([], "there is nothing to answer: give --prompt TEXT or --input FILE"),
+        ([None, tmp_path / "no.jsonl"], f"--input {tmp_path}/no.jsonl: there is no such file"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            sample.main(str(TINY), *given)
+        assert end.value.code == f"error: {message}"
