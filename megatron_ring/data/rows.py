@@ -30,9 +30,11 @@ class Row:
     positions_S: np.ndarray  # int32; restarts at 0 in every segment
     cu_seqlens: np.ndarray  # int32 [N + 1]; segment boundaries, as variable-length attention wants
     num_documents: int  # segments before the padding
+    format_S: np.ndarray  # bool; where mask_S, does the label lie in a format span (pairs only)
     sources: np.ndarray = field(  # int8 [num_documents]; index into Rows.sources
         default_factory=lambda: np.zeros(0, np.int8)
     )
+    reference: np.ndarray | None = None  # float64 [num_documents, 2]; the reference's Σ logp
 
     @property
     def num_supervised(self) -> int:
@@ -91,6 +93,7 @@ def make_row(
         positions_S=positions_S.astype(np.int32),
         cu_seqlens=cu_seqlens,
         num_documents=len(lengths),
+        format_S=np.zeros(row_tokens, bool),
         sources=np.asarray([0] * len(lengths) if sources is None else sources, dtype=np.int8),
     )
 
@@ -139,6 +142,11 @@ class Rows:
                     f"the files hold {found}; pack it again"
                 )
         return cls(folder, manifest, documents, plan_documents, row_starts)
+
+    @property
+    def kind(self) -> str:
+        """What was packed: "chat", or "pairs" of answers."""
+        return self.manifest.get("kind", "chat")
 
     @property
     def row_tokens(self) -> int:
@@ -205,7 +213,7 @@ class Rows:
             )
         first = step * rows_per_step
         numbers = range(first + rank, first + rows_per_step, size)
-        return [self.row(n) if n < self.num_rows else self._empty_row() for n in numbers]
+        return [self.row(n) if n < self.num_rows else self.empty_row() for n in numbers]
 
     def verify(self) -> None:
         """Read everything and hash it again; ValueError when it is not what was packed."""
@@ -227,7 +235,8 @@ class Rows:
                 f"its contents {found}; pack it again"
             )
 
-    def _empty_row(self) -> Row:
+    def empty_row(self) -> Row:
+        """A row of padding only."""
         return make_row([], self.row_tokens, self.manifest["tokenizer"]["pad_id"])
 
 
