@@ -54,6 +54,32 @@ def test_as_called(packed, tmp_path, capsys):
     )
 
 
+def test_prompts_from_chat_samples(packed, tmp_path):
+    """The turns before the last assistant turn; answers as those of the reference."""
+
+    def user(text):
+        return {"role": "user", "content": text}
+
+    def assistant(text):
+        return {"role": "assistant", "content": text}
+
+    samples = [
+        [user("What is 3 + 4?"), assistant("7"), user("And 1 more?"), assistant("8"), user("Ok")],
+        [user("What is 10 + 21?"), assistant("31")],
+        [user("never read"), assistant("for the limit")],
+    ]
+    file, output = tmp_path / "chats.jsonl", tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"messages": m}) + "\n" for m in samples))
+    tokenizer = str(packed / "tokenizer")
+    sample.main(str(TINY), None, file, 2, 4, 0.0, 0, tokenizer, output)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["And 1 more?", "What is 10 + 21?"]
+    words = load_tokenizer(tokenizer)
+    for line, turns_before in zip(lines, [samples[0][:3], samples[1][:1]], strict=True):
+        text = words.render(turns_before, add_generation_prompt=True)
+        assert line["answer"] == words.decode(by_reference(words.encode(text), 4, words.size))
+
+
 @pytest.fixture(scope="module")
 def stage():
     with frozen.opened(TINY, frozen.configure(TINY, [])) as [stage]:
@@ -148,32 +174,6 @@ def test_draws_follow_the_probabilities(stage, words):
     )
     assert abs(logp.mean() + entropy) < 5 * (spread / len(drawn)) ** 0.5
     assert len(set(drawn)) > 50
-
-
-def test_prompts_from_chat_samples(packed, tmp_path):
-    """The turns before the last assistant turn; answers as those of the reference."""
-
-    def user(text):
-        return {"role": "user", "content": text}
-
-    def assistant(text):
-        return {"role": "assistant", "content": text}
-
-    samples = [
-        [user("What is 3 + 4?"), assistant("7"), user("And 1 more?"), assistant("8"), user("Ok")],
-        [user("What is 10 + 21?"), assistant("31")],
-        [user("never read"), assistant("for the limit")],
-    ]
-    file, output = tmp_path / "chats.jsonl", tmp_path / "answers.jsonl"
-    file.write_text("".join(json.dumps({"messages": m}) + "\n" for m in samples))
-    tokenizer = str(packed / "tokenizer")
-    sample.main(str(TINY), None, file, 2, 4, 0.0, 0, tokenizer, output)
-    lines = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [line["prompt"] for line in lines] == ["And 1 more?", "What is 10 + 21?"]
-    words = load_tokenizer(tokenizer)
-    for line, turns_before in zip(lines, [samples[0][:3], samples[1][:1]], strict=True):
-        text = words.render(turns_before, add_generation_prompt=True)
-        assert line["answer"] == words.decode(by_reference(words.encode(text), 4, words.size))
 
 
 @pytest.mark.parametrize(
