@@ -48,7 +48,7 @@ from megatron_ring.data.rows import Rows
 from megatron_ring.model.ling import LingModel
 from megatron_ring.model.weights import metadata
 from megatron_ring.optim import set_step, sharded
-from megatron_ring.platform import dtype
+from megatron_ring.platform import dtype_name
 
 PREFIX = "step-"
 
@@ -213,7 +213,7 @@ def _ring(config: Config, progress: Progress, fingerprint: str) -> dict[str, Any
         "format": FORMAT,
         "kind": "training",
         "model": config.model.model_dump(),
-        "dtype": "fp32" if dtype(config.run.dtype) == torch.float32 else "bf16",
+        "dtype": dtype_name(config.run.dtype),
         "step": progress.step,
         "progress": asdict(progress),
         "config": config.model_dump(),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from megatron_ring import parallel
 from megatron_ring.config import Config, ModelConfig
+from megatron_ring.losses import Head
 from megatron_ring.model.ling import LingModel
 from megatron_ring.step import Counts
 
@@ -99,19 +100,20 @@ def peak_tflops(config: Config) -> float | None:
 class Meter:
     """Sums since the last log line; reading them is the only place that waits for the device."""
 
-    def __init__(self, config: Config, stages: list[LingModel]) -> None:
-        self.config, self.stages, self.peak = config, stages, peak_tflops(config)
+    def __init__(self, config: Config, stages: list[LingModel], head: Head) -> None:
+        self.config, self.stages, self.head = config, stages, head
+        self.peak = peak_tflops(config)
         self._reset()
 
     def _reset(self) -> None:
-        self.nll: Tensor | float = 0.0
+        self.table: Tensor | None = None
         self.supervised = self.tokens = self.steps = 0
         self.flops = self.seconds = 0.0
 
-    def add(self, counts: Counts, nll: Tensor, seconds: float) -> None:
-        """One step: its global counts, this rank's Σ nll, and the time it took."""
+    def add(self, counts: Counts, table: Tensor, seconds: float) -> None:
+        """One step: its global counts, this rank's table of the head, and the time it took."""
         self.seconds += seconds
-        self.nll = self.nll + nll
+        self.table = table if self.table is None else self.table + table
         self.supervised += counts.supervised
         self.tokens += counts.tokens
         self.flops += train_flops(self.config.model, counts)
@@ -119,10 +121,8 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """The numbers of a log line, equal on all ranks; then starts afresh."""
-        table = router_table(self.stages, self.config.model)
-        (nll,) = parallel.sum_over_data(parallel.broadcast_from_last_stage([float(self.nll)]))
-        line = {
-            "loss": nll / max(self.supervised, 1),
+        router = router_table(self.stages, self.config.model)
+        line = self.head.report(parallel.sum_over_stages_and_data(self.table)) | {
             "tokens": self.tokens,
             "supervised": self.supervised,
             "step_seconds": self.seconds / self.steps,
@@ -132,7 +132,7 @@ class Meter:
         }
         if self.peak is not None:
             line["mfu"] = line["tflops_per_device"] / self.peak
-        line |= expert_metrics(table, self.config.model, self.tokens)
+        line |= expert_metrics(router, self.config.model, self.tokens)
         self._reset()
         return line
 
@@ -160,19 +160,19 @@ class Writer:
         eta = (total - step) * line["step_seconds"]
         mfu = f"  mfu {line['mfu']:.1%}" if "mfu" in line else ""
         self._print(
-            f"[bold]{step:>{len(str(total))}}[/]/{total}  loss [bold]{line['loss']:.4f}[/]  "
+            f"[bold]{step:>{len(str(total))}}[/]/{total}  {_loss(line)}"
             f"lr {line['lr']:.2e}  grad {line['grad_norm']:.3f}  "
             f"load {line['load_max_over_mean']:.2f}  aux {line['aux_loss']:.3f}  "
             f"{line['tokens_per_second']:,.0f} tok/s{mfu}  {line['memory_gib']:.1f} GiB  "
             f"eta {time.strftime('%H:%M:%S', time.gmtime(eta))}"
         )
 
-    def valid(self, step: int, nll: float, tokens: int) -> None:
-        """One validation, after `step` updates."""
+    def valid(self, step: int, line: dict[str, float]) -> None:
+        """One validation, after `step` updates: the head's report."""
         if not self.active:
             return
-        self._write({"step": step, "valid_nll": nll, "valid_tokens": tokens})
-        self._print(f"[cyan]step {step}: held-out nll {nll:.4f} over {tokens:,} tokens[/]")
+        self._write({"step": step} | {f"valid_{key}": value for key, value in line.items()})
+        self._print(f"[cyan]step {step}: held out, {_loss(line)}[/]")
 
     def note(self, text: str) -> None:
         """A line of text for the person watching."""
@@ -200,6 +200,14 @@ class Writer:
             self.file.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _loss(line: dict[str, float]) -> str:
+    """What the console says of a head's report."""
+    said = f"loss [bold]{line['loss']:.4f}[/]  "
+    if "margin" in line:
+        said += f"accuracy {line['accuracy']:.0%}  margin {line['margin']:.3f}  "
+    return said
 
 
 @contextmanager

@@ -69,6 +69,11 @@ def data_size() -> int:
     return parallel_state.get_data_parallel_world_size()
 
 
+def pipeline_size() -> int:
+    """Pipeline stages."""
+    return parallel_state.get_pipeline_model_parallel_world_size()
+
+
 def describe() -> str:
     """The layout in a few words, for the log."""
     groups = {
@@ -90,20 +95,32 @@ def sum_over_data(values: list[float]) -> list[float]:
     return _sum(values, parallel_state.get_data_parallel_group())
 
 
-def broadcast_from_last_stage(values: list[float]) -> list[float]:
-    """What the last pipeline stage knows, on every stage: it alone has the head."""
-    group = parallel_state.get_pipeline_model_parallel_group()
-    if group.size() == 1:
-        return values
-    if not is_last_stage():
-        values = [0.0] * len(values)
-    return _sum(values, group)
+def sum_over_stages_and_data(table: torch.Tensor) -> torch.Tensor:
+    """Sum over pipeline stages and data ranks (of what only last stages know: zeros elsewhere).
+
+    On the CPU, equal on all ranks.
+    """
+    dist.all_reduce(table, group=parallel_state.get_pipeline_model_parallel_group())
+    dist.all_reduce(table, group=parallel_state.get_data_parallel_group())
+    return table.cpu()
 
 
 def sum_over_model_and_data(table: torch.Tensor) -> torch.Tensor:
     """Sum of a float64 tensor over all ranks."""
     dist.all_reduce(table)
     return table
+
+
+def sum_over_all(values: list[float]) -> list[float]:
+    """Sums over all ranks, in float64."""
+    return _sum(values, dist.group.WORLD)
+
+
+def largest(value: float) -> float:
+    """The largest of all ranks' values."""
+    table = torch.tensor(value, dtype=torch.float64, device=torch.cuda.current_device())
+    dist.all_reduce(table, op=dist.ReduceOp.MAX)
+    return float(table)
 
 
 def _sum(values: list[float], group: dist.ProcessGroup) -> list[float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
@@ -17,32 +18,53 @@ from torch import Tensor
 
 from megatron_ring import losses, parallel
 from megatron_ring.data.rows import Row
+from megatron_ring.losses import Head
 from megatron_ring.model.ling import LingModel
 
-Reduce = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
-
-
-def sft(logp_S: Tensor, scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one row for the schedule: a sum, times `scale`."""
-    loss = losses.sft(logp_S)
-    return loss.total * scale, loss.metrics
+# A row's output on the last stage -> the scalar to differentiate, and what to keep of it.
+Reduce = Callable[[Tensor, Row], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class Counts:
     """What a global batch holds, over all data-parallel ranks."""
 
-    supervised: int  # tokens whose prediction is trained: the loss is divided by this
+    units: tuple[int, ...]  # of each kind that the loss head divides by
+    supervised: int  # tokens whose log-probability is computed
     tokens: int  # without padding
     square_lengths: int  # Σ over documents of length², for attention FLOPs
 
     @classmethod
-    def of(cls, rows: list[Row]) -> "Counts":
+    def of(cls, rows: list[Row], head: Head) -> "Counts":
         """Counts of this rank's rows, summed over the data ranks."""
         lengths = [row.cu_seqlens[: row.num_documents + 1] for row in rows]
         squares = sum(int(((cu[1:] - cu[:-1]).astype("int64") ** 2).sum()) for cu in lengths)
-        own = [sum(row.num_supervised for row in rows), sum(row.num_tokens for row in rows)]
-        return cls(*map(int, parallel.sum_over_data([*own, squares])))
+        units = zip(*(head.units(documents_of(row)) for row in rows), strict=True)
+        own = [
+            squares,
+            sum(row.num_tokens for row in rows),
+            sum(row.num_supervised for row in rows),
+        ]
+        squares, tokens, supervised, *units = map(
+            int, parallel.sum_over_data([*own, *map(sum, units)])
+        )
+        return cls(tuple(units), supervised, tokens, squares)
+
+
+def documents_of(row: Row, device: torch.device | str = "cpu") -> losses.Documents:
+    """What a loss head wants to know of a row's documents, on `device`."""
+    starts = row.cu_seqlens[: row.num_documents]
+    flags_2S = np.stack([row.mask_S, row.format_S])
+    # Documents end where the next begins; the last is not to run on into the padding.
+    counts = np.add.reduceat(flags_2S[:, : row.num_tokens], starts, axis=1, dtype=np.float64)
+    reference = None if row.reference is None else torch.from_numpy(row.reference).to(device)
+    return losses.Documents(
+        lengths=torch.from_numpy(np.diff(row.cu_seqlens).astype(np.int64)).to(device),
+        source_A=torch.from_numpy(row.sources.astype(np.int64)).to(device),
+        scored_A2=torch.from_numpy(np.ascontiguousarray(counts.T)).to(device),
+        format_S=torch.from_numpy(row.format_S).to(device),
+        reference_A2=reference,
+    )
 
 
 def train_step(
@@ -50,28 +72,52 @@ def train_step(
     optimizer: MegatronOptimizer,
     rows: list[Row],
     lr: float,
+    head: Head,
 ) -> tuple[Counts, Tensor, float]:
-    """Apply the gradient of (Σ nll over the global batch) / (supervised tokens in it).
+    """Apply the gradient of Σ over kinds of units of (their sum in the batch) / (their number).
 
-    The tokens are counted *before* the first backward, so every row is divided by the same number
-    and the result does not depend on how rows are dealt to ranks and micro-batches. Returns the
-    counts, this rank's Σ nll (zero before the last pipeline stage) and the gradient norm before
-    clipping. Raises FloatingPointError, weights untouched, when that is not finite.
+    Units are counted *before* the first backward, so every row is divided by the same numbers and
+    the result does not depend on how rows are dealt to ranks and micro-batches. Returns the counts,
+    this rank's table of the head (zeros before the last pipeline stage) and the gradient norm
+    before clipping. Raises FloatingPointError, weights untouched, when that is not finite.
     """
-    counts = Counts.of(rows)
+    counts = Counts.of(rows, head)
     for model in models:
         model.zero_grad_buffer()
         # Per real token, undone by DDP's division by the data-parallel size.
         model.module.router_loss.per_token = parallel.data_size() / max(counts.tokens, 1)
     optimizer.zero_grad()
-    # The schedule divides by the number of micro-batches, DDP by the data-parallel size.
-    # Undo both: what remains is total / supervised, exactly.
-    scale = len(rows) * parallel.data_size() / max(counts.supervised, 1)
-    nll = sum_nll(run(models, rows, partial(sft, scale=scale)))
+    table = accumulate(models, rows, head, counts)
     for group in optimizer.param_groups:
         group["lr"] = lr
     grad_norm = _update(optimizer)
-    return counts, nll, grad_norm
+    return counts, table, grad_norm
+
+
+def accumulate(
+    models: list[DistributedDataParallel], rows: list[Row], head: Head, counts: Counts
+) -> Tensor:
+    """Forward and backward over this rank's rows, without the update; the head's table."""
+    # The schedule divides by the number of micro-batches, DDP by the data-parallel size.
+    # Undo both: what remains is each sum over its number of units, exactly.
+    whole = len(rows) * parallel.data_size()
+    scale_U = [whole / max(units, 1) for units in counts.units]
+
+    def reduce(logp_S: Tensor, row: Row) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = head(logp_S, documents_of(row, logp_S.device))
+        scaled = sum(total * scale for total, scale in zip(loss.sums_U, scale_U, strict=True))
+        return scaled.float(), {"table": loss.table}
+
+    return _sum_tables(run(models, rows, reduce), head)
+
+
+def _sum_tables(per_row: list[dict[str, Tensor]], head: Head) -> Tensor:
+    """The head's table, [sources, columns] in float64; zeros before the last stage."""
+    device = torch.cuda.current_device()
+    total = torch.zeros(len(head.sources), len(head.columns), dtype=torch.float64, device=device)
+    for kept in per_row:
+        total += kept["table"]
+    return total
 
 
 def _update(optimizer: MegatronOptimizer) -> float:
@@ -99,10 +145,11 @@ def run(
     `reduce` turns a row's log-probabilities into the loss to differentiate and a dict to keep. The
     dicts come back in the order of the rows; before the last pipeline stage there are none.
     """
-    batches = [to_device(row, torch.cuda.current_device()) for row in rows]
+    batches = [(row, to_device(row, torch.cuda.current_device())) for row in rows]
 
-    def forward(batches_left: Iterator[dict[str, Any]], model: Any) -> tuple[Tensor, Reduce]:
-        return model(**next(batches_left)), reduce
+    def forward(batches_left: Iterator[tuple], model: Any) -> tuple[Tensor, Callable]:
+        row, batch = next(batches_left)
+        return model(**batch), partial(reduce, row=row)
 
     iterators = [iter(batches) for _ in models]
     return get_forward_backward_func()(
@@ -114,14 +161,6 @@ def run(
         micro_batch_size=1,
         forward_only=forward_only,
     )
-
-
-def sum_nll(per_row: list[dict[str, Tensor]]) -> Tensor:
-    """Σ nll of this rank's rows, a float64 scalar on the device; 0 before the last stage."""
-    total = torch.zeros((), dtype=torch.float64, device=torch.cuda.current_device())
-    for metrics in per_row:
-        total += metrics["nll"]
-    return total
 
 
 def to_device(row: Row, device: torch.device) -> dict[str, Any]:
@@ -138,25 +177,29 @@ def to_device(row: Row, device: torch.device) -> dict[str, Any]:
     }
 
 
-def score(models: list[LingModel], rows: list[Row]) -> list[Tensor]:
+def score(models: list[Any], rows: list[Row]) -> list[Tensor]:
     """Log-probability of every supervised label, float32 [S] a row; [] before the last stage.
 
-    For models of build_stages without DDP, in eval mode.
+    Models are as they are: with or without DDP, in eval or in train mode.
     """
+    zero = torch.zeros((), device=torch.cuda.current_device())
     with torch.no_grad():
-        zero = torch.zeros((), device=torch.cuda.current_device())
-        kept = run(models, rows, lambda logp_S: (zero.clone(), {"logp": logp_S}), forward_only=True)
-    return [row["logp"] for row in kept]
+        keep = lambda logp_S, row: (zero.clone(), {"logp": logp_S})  # noqa: E731
+        kept = run(models, rows, keep, forward_only=True)
+    return [one["logp"] for one in kept]
 
 
-def evaluate(models: list[DistributedDataParallel], rows: list[Row]) -> tuple[float, int]:
-    """Mean nll in nats a supervised token over `rows` of all data ranks, and how many tokens."""
+def evaluate(models: list[DistributedDataParallel], rows: list[Row], head: Head) -> Tensor:
+    """The head's table over `rows` of all ranks, on the CPU; nothing is learnt."""
     for model in models:
         model.eval()
+
+    def reduce(logp_S: Tensor, row: Row) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = head(logp_S, documents_of(row, logp_S.device))
+        return loss.sums_U.sum(), {"table": loss.table}
+
     with torch.no_grad():
-        nll = sum_nll(run(models, rows, sft, forward_only=True))
+        table = _sum_tables(run(models, rows, reduce, forward_only=True), head)
     for model in models:
         model.train()
-    (nll_sum,) = parallel.broadcast_from_last_stage([float(nll)])
-    nll_sum, tokens = parallel.sum_over_data([nll_sum, sum(row.num_supervised for row in rows)])
-    return nll_sum / max(tokens, 1), int(tokens)
+    return parallel.sum_over_stages_and_data(table)

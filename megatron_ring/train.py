@@ -18,9 +18,11 @@ import torch
 from omegaconf import OmegaConf
 
 from megatron_ring import config as configuration
-from megatron_ring import parallel, platform
+from megatron_ring import losses, parallel, platform
 from megatron_ring.config import Config, ConfigError
-from megatron_ring.data.rows import Row, Rows, make_row
+from megatron_ring.data.reference import Reference
+from megatron_ring.data.rows import Row, Rows
+from megatron_ring.losses import Head
 
 
 def main(argv: list[str]) -> None:
@@ -59,8 +61,9 @@ def open_rows(config: Config) -> Rows:
     if config.data.train is None:
         raise ConfigError("missing config key data.train: a folder written by tools/pack.py")
     folders = [folder for folder in (config.data.train, config.data.valid) if folder is not None]
-    opened = [_open(folder) for folder in folders]
+    opened = [_open(folder, config) for folder in folders]
     for folder, rows in zip(folders, opened, strict=True):
+        _check_kind(config, folder, rows)
         parallel.check_layout(config, parallel.world_size(), rows.row_tokens)
         needed = rows.tokenizer_size
         if needed > config.model.vocab_size:
@@ -94,11 +97,48 @@ def check_start(config: Config, rows: Rows, device: torch.device) -> None:
         weights.check(config.model, weights.open_weights(config.run.init_from))
 
 
-def _open(folder: str) -> Rows:
+def _open(folder: str, config: Config) -> Rows:
+    """Packed rows, with their reference scores when the loss needs them."""
     try:
-        return Rows.open(folder)
+        rows = Rows.open(folder)
+        if config.loss.head == "dpo" and rows.kind == "pairs":
+            scores = Reference.open(rows)
+            return rows.with_reference(scores.scores, scores.about.weights)
+        return rows
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_kind(config: Config, folder: str, rows: Rows) -> None:
+    """ConfigError when the rows are not what the loss head trains on."""
+    wanted = {"sft": "chat", "dpo": "pairs"}[config.loss.head]
+    if rows.kind != wanted:
+        raise ConfigError(
+            f"loss.head={config.loss.head} trains on rows packed with kind={wanted}; {folder} was "
+            f"packed with kind={rows.kind}"
+        )
+    if wanted == "chat":
+        return
+    if config.run.init_from is None:
+        raise ConfigError(
+            "loss.head=dpo starts from the weights that made the reference scores: set "
+            "run.init_from to that checkpoint"
+        )
+    unknown = set(config.loss.sources) - set(rows.sources)
+    if unknown and folder == config.data.train:
+        raise ConfigError(
+            f"loss.sources.{min(unknown)}: {folder} has no such source; it has "
+            f"{', '.join(rows.sources)}"
+        )
+    for source in rows.manifest["sources"]:
+        settings = config.loss.sources.get(source["name"], config.loss.preference)
+        if settings.format_only and source["without_format"]:
+            raise ConfigError(
+                f"format_only is set for source {source['name']}, but in {folder} "
+                f"{source['without_format']} of its {source['pairs']} pairs have an answer without "
+                "a token in a format span; leave them out, or see sources.*.format_spans when "
+                "packing"
+            )
 
 
 def total_steps(config: Config, rows: Rows) -> int:
@@ -124,10 +164,11 @@ def remarks(config: Config, rows: Rows, step: int, total: int) -> str:
 
 def train(config: Config, rows: Rows, device: torch.device) -> None:
     """The run: every effect is a line of this function."""
-    from megatron_ring import checkpoint, metrics, optim, step
+    from megatron_ring import checkpoint, metrics, optim, reference, step
     from megatron_ring.model import ling, weights
 
     dtype = platform.dtype(config.run.dtype)
+    head = losses.head(config.loss, rows.sources)
     stages = ling.build_stages(config, dtype, device)
     if not checkpoint.folders(config.run.dir):  # else they would be read only to be replaced
         weights.load_first(config, stages)
@@ -136,7 +177,7 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
     resumed = checkpoint.resume(config, stages, optimizer, rows.fingerprint)
     progress, total = resumed or checkpoint.Progress(), total_steps(config, rows)
     batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
-    held_out = held_out_rows(config)
+    held_out, judge = held_out_rows(config)
     if parallel.is_first_rank():
         configuration.save(config, Path(config.run.dir) / "config.yaml")
         checkpoint.keep_origin(config)
@@ -145,39 +186,43 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
         how = "resuming after" if resumed else "starting at"
         log.note(f"{how} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}")
         log.note(remarks(config, rows, progress.step, total))
-        meter = metrics.Meter(config, stages)
+        if config.loss.head == "dpo" and not resumed:
+            log.note(str(reference.check(config, models, stages, rows, head)))
+        meter = metrics.Meter(config, stages, head)
         if held_out and not resumed:
-            log.valid(0, *step.evaluate(models, held_out))
+            log.valid(0, judge.report(step.evaluate(models, held_out, judge)))
         while progress.step < total:
             began = time.monotonic()
             mine = rows.at_step(progress.step, batch, rank, size)
             lr = optim.lr_at(progress.step, total, config.optim)
-            counts, nll, grad_norm = step.train_step(models, optimizer, mine, lr)
+            counts, table, grad_norm = step.train_step(models, optimizer, mine, lr, head)
             progress = progress.after(counts.tokens, counts.supervised)
-            meter.add(counts, nll, time.monotonic() - began)
+            meter.add(counts, table, time.monotonic() - began)
             last = progress.step == total
             if last or progress.step % config.log.every == 0:
                 log.step({"step": progress.step, "lr": lr, "grad_norm": grad_norm} | meter.read())
             if held_out and (last or progress.step % config.log.valid_every == 0):
-                log.valid(progress.step, *step.evaluate(models, held_out))
+                line = judge.report(step.evaluate(models, held_out, judge))
+                log.valid(progress.step, line)
             if last or progress.step % config.checkpoint.save_every == 0:
                 with log.timed("saved"):
                     checkpoint.save(config, stages, optimizer, progress, rows)
 
 
-def held_out_rows(config: Config) -> list[Row]:
-    """This rank's share of the first data.valid_rows held-out rows, the same on every layout.
+def held_out_rows(config: Config) -> tuple[list[Row], Head]:
+    """This rank's share of the first data.valid_rows held-out rows, and the head that judges them.
 
-    Padding rows fill up where they do not divide by data ranks and pipeline stages.
+    The same rows on every layout: padding rows fill up where they do not divide by data ranks and
+    pipeline stages.
     """
     if config.data.valid is None:
-        return []
-    rows = _open(config.data.valid)
+        return [], losses.head(config.loss, [])
+    rows = _open(config.data.valid, config)
     rank, size = parallel.data_rank(), parallel.data_size()
     count, width = min(config.data.valid_rows, rows.num_rows), size * config.parallel.pp
     mine = rows.at_step(0, -(-count // width) * width, rank, size)
-    empty = make_row([], rows.row_tokens, rows.manifest["tokenizer"]["pad_id"])
-    return [row if rank + i * size < count else empty for i, row in enumerate(mine)]
+    kept = [row if rank + i * size < count else rows.empty_row() for i, row in enumerate(mine)]
+    return kept, losses.head(config.loss, rows.sources)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from wandb.proto.wandb_internal_pb2 import Record
 
-from megatron_ring import config, metrics, parallel, platform, step
+from megatron_ring import config, losses, metrics, parallel, platform, step
 from megatron_ring.config import Config, ModelConfig
 from megatron_ring.data.rows import make_row
 from megatron_ring.model import weights
@@ -37,6 +37,9 @@ LING_LITE = ModelConfig(
 )
 
 
+HEAD = losses.SFT(["all"])
+
+
 def load(*overrides):
     return config.load(Config, [], [f"model.hf_config={TINY}", *overrides])
 
@@ -62,7 +65,7 @@ def test_ling_lite_has_its_published_size():
 )
 def test_ling_lite_costs_its_published_flops_a_token(length, gflops):
     """One document, all of it supervised, attention's causal half counted once."""
-    counts = Counts(supervised=length, tokens=length, square_lengths=length**2)
+    counts = Counts(units=(length,), supervised=length, tokens=length, square_lengths=length**2)
     per_token = metrics.train_flops(LING_LITE, counts) / length
     assert per_token / 1e9 == pytest.approx(gflops, abs=0.05)
 
@@ -80,8 +83,8 @@ def test_flops_of_a_packed_row_by_hand(alone):
 
     targets = np.array([1, 1, 0, 1, 0, 1], bool)  # the first token is never a label
     documents = [(np.arange(4), targets[:4]), (np.arange(6), targets)]
-    counts = Counts.of([make_row(documents, 32, pad_id=0)])
-    assert counts == Counts(supervised=2 + 3, tokens=10, square_lengths=16 + 36)
+    counts = Counts.of([make_row(documents, 32, pad_id=0)], HEAD)
+    assert counts == Counts((5,), supervised=2 + 3, tokens=10, square_lengths=16 + 36)
     # Scores and weighted sum: 2 products × 2 FLOPs × 64 channels × half of 52 pairs, × 3, 3 layers.
     pairs = 2 * 2 * 64 * (52 / 2) * 3 * 3
     head = 2 * 384 * 64 * 5 * 3
@@ -93,14 +96,14 @@ def test_expert_load_is_what_an_independent_count_says(alone):
     made = load("loss.aux_coeff=0.1", "model.first_k_dense_replace=1")
     (stage,) = stages = build_stages(made, torch.float32, torch.device("cpu"))
     weights.load_first(made, stages)
-    stage.router_loss.record = {}
     expected, tokens = np.zeros((3, 8), int), 0
     for seed in (1, 2):
         row = make_row(random_documents(5, 384, seed), 256, pad_id=0)
         batch = step.to_device(row, torch.device("cpu"))
+        stage.router_loss.record = {}
         stage(**batch).sum().backward()
         tokens += row.num_tokens
-        for layer, experts in stage.router_loss.record.items():
+        for layer, [experts] in stage.router_loss.record.items():
             visits = experts.numpy()[: row.num_tokens].ravel()
             expected[layer - 1] += np.bincount(visits, minlength=8)
     table = metrics.router_table(stages, made.model)
@@ -131,10 +134,10 @@ def test_balance_by_hand():
 def test_a_log_line_covers_all_steps_since_the_last(alone):
     """Two steps in two seconds: means weighted by supervised tokens, rates by tokens."""
     made = load("log.peak_tflops=2")
-    meter = metrics.Meter(made, [])
-    first, second = Counts(10, 40, 800), Counts(30, 60, 1200)
-    meter.add(first, torch.tensor(20.0), seconds=0.5)
-    meter.add(second, torch.tensor(100.0), seconds=1.5)
+    meter = metrics.Meter(made, [], HEAD)
+    first, second = Counts((10,), 10, 40, 800), Counts((30,), 30, 60, 1200)
+    meter.add(first, torch.tensor([[20.0, 10.0]]), seconds=0.5)
+    meter.add(second, torch.tensor([[100.0, 30.0]]), seconds=1.5)
     line = meter.read()
     flops = sum(metrics.train_flops(made.model, counts) for counts in (first, second))
     assert line["loss"] == 120 / 40
@@ -143,14 +146,14 @@ def test_a_log_line_covers_all_steps_since_the_last(alone):
     assert line["tflops_per_device"] == pytest.approx(flops / 2 / 1e12)
     assert line["mfu"] == pytest.approx(flops / 2 / 2e12)
     assert line["memory_gib"] > 0.05
-    meter.add(first, torch.tensor(5.0), seconds=0.25)
+    meter.add(first, torch.tensor([[5.0, 10.0]]), seconds=0.25)
     line = meter.read()
     assert (line["loss"], line["tokens"], line["step_seconds"]) == (0.5, 40, 0.25)
 
 
 def test_without_a_known_peak_there_is_no_mfu(alone):
-    meter = metrics.Meter(load(), [])
-    meter.add(Counts(1, 1, 1), torch.tensor(1.0), seconds=1.0)
+    meter = metrics.Meter(load(), [], HEAD)
+    meter.add(Counts((1,), 1, 1, 1), torch.tensor([[1.0, 1.0]]), seconds=1.0)
     assert "mfu" not in meter.read()
 
 
@@ -162,22 +165,22 @@ def test_lines_to_be_run_again_are_forgotten(alone, tmp_path, capsys):
     """A run killed after step 5 (in the middle of a line) resumes from the checkpoint of 3."""
     file = tmp_path / "metrics.jsonl"
     with metrics.writer(load(f"run.dir={tmp_path}", "log.wandb=disabled"), 9, 0) as log:
-        log.valid(0, 6.0, 100)
+        log.valid(0, {"loss": 6.0, "supervised": 100})
         for done in range(1, 6):
             log.step({"step": done} | LINE)
-        log.valid(5, 5.0, 100)
+        log.valid(5, {"loss": 5.0, "supervised": 100})
     file.write_text(file.read_text() + '{"step": 6, "lo')
     with metrics.writer(load(f"run.dir={tmp_path}", "log.wandb=disabled"), 9, 3) as log:
         log.step({"step": 4} | LINE | {"loss": 9.0})
     lines = [json.loads(text) for text in file.read_text().splitlines()]
-    assert lines[0] == {"step": 0, "valid_nll": 6.0, "valid_tokens": 100}
+    assert lines[0] == {"step": 0, "valid_loss": 6.0, "valid_supervised": 100}
     assert [(line["step"], line.get("loss")) for line in lines[1:]] == [
         (1, 2.5),
         (2, 2.5),
         (3, 2.5),
         (4, 9.0),
     ]
-    assert "held-out nll 6.0000 over 100 tokens" in capsys.readouterr().out
+    assert "step 0: held out, loss 6.0000" in capsys.readouterr().out
 
 
 def wandb_log(file):

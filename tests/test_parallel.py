@@ -148,7 +148,7 @@ def who_and_sums(layout):
             "data": (parallel.data_rank(), parallel.data_size()),
             "last": parallel.is_last_stage(),
             "over_data": parallel.sum_over_data([own, 2.0]),
-            "from_last": parallel.broadcast_from_last_stage([own]),
+            "over_stages": parallel.sum_over_stages_and_data(torch.tensor([own])).tolist(),
             "over_all": parallel.sum_over_model_and_data(torch.tensor([own])).tolist(),
             "words": parallel.describe(),
             "random": torch.rand(1).item(),
@@ -162,7 +162,7 @@ def test_groups_of_tp2_pp2(tmp_path):
         assert r["data"] == (0, 1)
         assert r["last"] == (rank >= 2)
         assert r["over_data"] == [10.0**rank, 2.0]
-        assert r["from_last"] == [10.0 ** (2 + rank % 2)]  # of the same tensor-parallel rank
+        assert r["over_stages"] == [10.0 ** (rank % 2) + 10.0 ** (2 + rank % 2)]
         assert r["over_all"] == [1111.0]
         assert r["words"] == "tp 2 pp 2 ep 2 dp 1"
         assert r["random"] == got[0]["random"]
@@ -174,14 +174,14 @@ def test_groups_of_tp2_dp2(tmp_path):
         assert r["data"] == (rank // 2, 2)
         assert r["last"]
         assert r["over_data"] == [10.0 ** (rank % 2) + 10.0 ** (rank % 2 + 2), 4.0]
-        assert r["from_last"] == [10.0**rank]
+        assert r["over_stages"] == [10.0 ** (rank % 2) + 10.0 ** (rank % 2 + 2)]
         assert r["words"] == "tp 2 pp 1 ep 4 dp 2"
 
 
 def test_one_process_needs_no_launcher_and_leaves_no_group():
     got = who_and_sums(ParallelConfig())
     assert got["words"] == "tp 1 pp 1 ep 1 dp 1"
-    assert (got["over_data"], got["from_last"], got["over_all"]) == ([1.0, 2.0], [1.0], [1.0])
+    assert (got["over_data"], got["over_stages"], got["over_all"]) == ([1.0, 2.0], [1.0], [1.0])
     assert not torch.distributed.is_initialized()
     again = who_and_sums(ParallelConfig())
     assert again["random"] == got["random"]

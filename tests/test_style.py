@@ -18,7 +18,13 @@ MAY_PICKLE = {"megatron_ring/convert/torch_dist.py"}
 # has an order of its own, because saving, stepping and measuring are done to a model.
 LEAVES = {"config", "kernels", "convert", "curation", "evaluation", "effects"}
 LAYER_1 = {"data", "losses", "parallel", "optim", "platform"}
-LAYER_2 = {"model": set(), "step": {"model"}, "checkpoint": {"model"}, "metrics": {"model", "step"}}
+LAYER_2 = {
+    "model": set(),
+    "step": {"model"},
+    "checkpoint": {"model"},
+    "metrics": {"model", "step"},
+    "reference": {"model", "step"},
+}
 MAY_IMPORT = (
     {part: {"config"} for part in LEAVES}
     | {"__init__": set(), "config": set()}

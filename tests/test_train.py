@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from megatron_ring import config as configuration
-from megatron_ring import optim, parallel, platform, step, train
+from megatron_ring import losses, optim, parallel, platform, step, train
 from megatron_ring.config import Config, PackConfig, SourceConfig
 from megatron_ring.data.build import pack
 from megatron_ring.data.rows import Rows, make_row
@@ -140,19 +140,19 @@ def lines(run_dir):
 def test_it_learns(trained, packed_other):
     """Far below a uniform guess over 290 tokens, ln 290 = 5.7; held-out rows too."""
     run, options = trained
-    losses = [line["loss"] for line in lines(run) if "loss" in line]
-    assert len(losses) == 80
-    assert losses[0] > 5.5
-    assert sum(losses[-10:]) / 10 < 1.0
-    valid = [line for line in lines(run) if "valid_nll" in line]
+    curve = [line["loss"] for line in lines(run) if "loss" in line]
+    assert len(curve) == 80
+    assert curve[0] > 5.5
+    assert sum(curve[-10:]) / 10 < 1.0
+    valid = [line for line in lines(run) if "valid_loss" in line]
     rows = Rows.open(packed_other)
     tokens = sum(rows.row(i).num_supervised for i in range(7))
-    assert [(line["step"], line["valid_tokens"]) for line in valid] == [
+    assert [(line["step"], line["valid_supervised"]) for line in valid] == [
         (0, tokens),
         (40, tokens),
         (80, tokens),
     ]
-    assert valid[-1]["valid_nll"] < 0.4 * valid[0]["valid_nll"]
+    assert valid[-1]["valid_loss"] < 0.4 * valid[0]["valid_loss"]
     assert configuration.load(Config, [str(run / "config.yaml")], []) == configuration.load(
         Config, [], options
     )
@@ -185,18 +185,21 @@ def validated(overrides):
         stages = build_stages(made, torch.float32, device)
         weights.load_first(made, stages)
         models = optim.wrap(stages, made.parallel)
-        return step.evaluate(models, train.held_out_rows(made))
+        rows, judge = train.held_out_rows(made)
+        return judge.report(step.evaluate(models, rows, judge))
 
 
 def test_validation_is_the_same_on_every_layout(packed, tmp_path):
     """Five rows divide by neither four data ranks nor two of two interleaved stages."""
     options = [HF, f"data.valid={packed}", "data.valid_rows=5", f"run.init_from={TINY}"]
-    nll, tokens = validated(options)
+    said = validated(options)
     rows = Rows.open(packed)
-    assert tokens == sum(rows.row(i).num_supervised for i in range(5))
+    assert said["supervised"] == sum(rows.row(i).num_supervised for i in range(5))
     for name, layout in (("dp4", []), ("pp2", ["parallel.pp=2", "parallel.vpp=2"])):
         for got in ranks.run(4, validated, options + layout, folder=tmp_path / name):
-            assert got == (pytest.approx(nll, abs=1e-6), tokens)
+            assert got == {"loss": pytest.approx(said["loss"], abs=1e-6)} | {
+                "supervised": said["supervised"]
+            }
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -209,12 +212,12 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(poison):
         models = optim.wrap(stages, made.parallel)
         optimizer = optim.build_optimizer(models, made.optim, torch.float32)
         rows = [make_row(random_documents(3, 384, seed=1), 128, pad_id=0)]
-        _, _, norm = step.train_step(models, optimizer, rows, lr=1e-3)
+        _, _, norm = step.train_step(models, optimizer, rows, 1e-3, losses.SFT(["all"]))
         assert math.isfinite(norm)
         before = [p.detach().clone() for p in stages[0].parameters()]
         hook = stages[0].output_layer.weight.register_hook(lambda grad: grad * poison)
         with pytest.raises(FloatingPointError) as error:
-            step.train_step(models, optimizer, rows, lr=1e-3)
+            step.train_step(models, optimizer, rows, 1e-3, losses.SFT(["all"]))
         assert str(error.value) == (
             f"the gradient norm is {poison}; the weights are untouched. Resume from the last "
             "checkpoint with a lower optim.lr, or look at the rows of this step with "
@@ -223,5 +226,5 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(poison):
         for p, was in zip(stages[0].parameters(), before, strict=True):
             assert torch.equal(p, was)
         hook.remove()
-        _, _, norm = step.train_step(models, optimizer, rows, lr=1e-3)
+        _, _, norm = step.train_step(models, optimizer, rows, 1e-3, losses.SFT(["all"]))
         assert math.isfinite(norm), "the bad gradient is forgotten"

@@ -82,7 +82,7 @@ def ours(config: Config, row: Row, device: torch.device) -> Callable[[], float]:
 
     def run() -> float:
         stage.zero_grad(set_to_none=True)
-        loss, _ = step.sft(stage(**step.to_device(row, device)), 1 / row.num_supervised)
+        loss = -stage(**step.to_device(row, device)).sum() / row.num_supervised
         loss.backward()
         return loss.item()
 

@@ -212,7 +212,7 @@ def _megatron_model(ckpt_dir: Path, model: ModelConfig) -> Iterator[Score]:
             routed_LSK = torch.full(
                 (model.num_hidden_layers, length, model.num_experts_per_tok), -1
             )
-            for layer, experts_SK in choices.record.items():
+            for layer, [experts_SK] in choices.record.items():
                 routed_LSK[layer - 1] = experts_SK.cpu()
             return logits_SV.float().cpu(), routed_LSK
 

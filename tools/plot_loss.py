@@ -61,10 +61,10 @@ def plot(runs: dict[str, list[dict[str, float]]], output: Path) -> None:
         top.plot(steps, loss, color=colour, alpha=0.25, linewidth=0.8)
         window = max(len(loss) // 50, 1)
         top.plot(steps, smooth(loss, window), color=colour, label=f"{name}, training")
-        if any("valid_nll" in line for line in lines):
-            top.plot(*curve(lines, "valid_nll"), "o--", color=colour, label=f"{name}, held out")
+        if any("valid_loss" in line for line in lines):
+            top.plot(*curve(lines, "valid_loss"), "o--", color=colour, label=f"{name}, held out")
         bottom.plot(*curve(lines, "lr"), color=colour)
-    top.set_ylabel("nll per supervised token (nats)")
+    top.set_ylabel("loss (nats)")
     top.grid(alpha=0.3)
     top.legend()
     bottom.set(xlabel="step", ylabel="learning rate")
@@ -79,7 +79,7 @@ def summary(lines: list[dict[str, float]]) -> str:
     if not steps:
         raise ValueError('there is no line with a "loss" yet')
     said = f"{steps[-1]} steps, training loss {loss[0]:.3f} -> {smooth(loss, 10)[-1]:.3f}"
-    held_out = curve(lines, "valid_nll")[1]
+    held_out = curve(lines, "valid_loss")[1]
     return said + (f", held out {held_out[0]:.3f} -> {held_out[-1]:.3f}" if held_out else "")
 
 

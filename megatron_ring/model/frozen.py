@@ -12,10 +12,11 @@ from megatron_ring.model import weights
 from megatron_ring.model.ling import LingModel, build_stages
 
 
-def configure(path: str | Path, overrides: list[str]) -> Config:
+def configure(path: str | Path, overrides: list[str], row_tokens: int | None = None) -> Config:
     """The configuration to open `path` with: its architecture, and `key.path=value` overrides.
 
-    ConfigError when the folder is no checkpoint or the layout does not fit this launch.
+    ConfigError when the folder is no checkpoint or the layout does not fit this launch, or rows of
+    `row_tokens` do not fit the layout.
     """
     folder = Path(path)
     if weights.is_megatron(folder):
@@ -27,7 +28,7 @@ def configure(path: str | Path, overrides: list[str]) -> Config:
     fitting = config.model_copy(
         update={"data": config.data.model_copy(update={"rows_per_step": size * config.parallel.pp})}
     )
-    parallel.check_layout(fitting, parallel.world_size())
+    parallel.check_layout(fitting, parallel.world_size(), row_tokens)
     return config
 
 

@@ -42,7 +42,8 @@ class RouterLoss:
     z_coeff: float
     per_token: float = 0.0
     pinned: dict[int, Tensor] = field(default_factory=dict)  # layer (from 1) -> experts [S, K]
-    record: dict[int, Tensor] | None = None  # when a dict, every layer's choices [T, K] go here
+    # When a dict, each forward appends its layer's choices, [T, K].
+    record: dict[int, list[Tensor]] | None = None
 
 
 class _AddGradient(torch.autograd.Function):
@@ -102,7 +103,7 @@ class LingRouter(TopKRouter):
         else:
             experts_TK = scores_TE.topk(self.topk, dim=-1).indices
         if self.loss.record is not None:
-            self.loss.record[self.layer_number] = experts_TK
+            self.loss.record.setdefault(self.layer_number, []).append(experts_TK)
         slot_TK = torch.arange(T * self.topk, device=scores_TE.device).view(T, self.topk)
         return torch.where(padding_T[:, None], slot_TK % self.num_experts, experts_TK)
 

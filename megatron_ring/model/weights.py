@@ -9,9 +9,15 @@ import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+from megatron.core.dist_checkpointing.mapping import (
+    ShardedTensor,
+    apply_factories,
+    is_main_replica,
+)
 from torch import Tensor
 
 from megatron_ring.config import Config, ConfigError, ModelConfig
@@ -19,6 +25,9 @@ from megatron_ring.convert import ling
 from megatron_ring.convert.sources import HFSource
 from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model.ling import LingModel
+
+CHECKSUM_CHUNK = 1 << 22  # elements; their indices take twice the room of the weights
+GOLDEN_RATIO = 0x9E3779B97F4A7C15 - (1 << 64)  # 2⁶⁴ / φ, as Fibonacci hashing uses it, in int64
 
 
 def metadata() -> dict[str, Any]:
@@ -78,6 +87,41 @@ def _check_tensor(there: dict[str, tuple[int, ...]], key: str, shape: tuple[int,
             f"{key} has shape {tuple(there[key])} in the weights to start from, "
             f"but {tuple(shape)} in the configured model"
         )
+
+
+def fingerprint(stages: list[LingModel]) -> str:
+    """Hex checksum of the weights of all ranks as they stand in memory, equal on every layout.
+
+    Σ over all tensors and elements of bits × a number drawn from name and position, modulo 2⁶⁴. It
+    tells weights apart that differ by accident (another step, another dtype), not a forger's.
+    """
+    total = torch.zeros((), dtype=torch.int64)
+    for part in model_tensors(stages):
+        if is_main_replica(part.replica_id):
+            total += _checksum(part)
+    total = total.to(torch.cuda.current_device())
+    dist.all_reduce(total)
+    return f"{int(total) % 2**64:016x}"
+
+
+def _checksum(part: ShardedTensor) -> Tensor:
+    shape, offsets = tuple(part.local_shape), tuple(part.global_offset)
+    strides = np.cumprod([1, *part.global_shape[:0:-1]])[::-1].tolist()  # of the global tensor
+    data = part.data.detach().view(shape)
+    total = torch.zeros((), dtype=torch.int64, device=data.device)
+    seed = int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:7], "big")
+    rows = max(CHECKSUM_CHUNK // max(data[0].numel(), 1), 1)
+    for first in range(0, shape[0], rows):
+        chunk = data[first : first + rows]
+        position = torch.full((), seed, device=data.device)
+        for axis, (size, stride) in enumerate(zip(chunk.shape, strides, strict=True)):
+            start = offsets[axis] + (first if axis == 0 else 0)
+            steps = torch.arange(start, start + size, device=data.device)
+            position = position[..., None] + steps * stride
+        mixed = position * GOLDEN_RATIO  # integers wrap around
+        bits = chunk.float().view(torch.int32).long()
+        total += (bits * (mixed ^ (mixed >> 29))).sum()
+    return total.cpu()
 
 
 def load_first(config: Config, stages: list[LingModel]) -> None:

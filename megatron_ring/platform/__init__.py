@@ -22,3 +22,8 @@ def dtype(name: str) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
+
+
+def dtype_name(name: str) -> str:
+    """The format that `run.dtype=name` means here, as it is written in checkpoints."""
+    return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype(name)]

@@ -13,7 +13,7 @@ from megatron.core.dist_checkpointing.mapping import (
 )
 
 from megatron_ring import config as configuration
-from megatron_ring import metrics, optim, parallel, platform, step
+from megatron_ring import losses, metrics, optim, parallel, platform, step
 from megatron_ring.config import Config
 from megatron_ring.data.rows import Document, make_row
 from megatron_ring.model import weights
@@ -83,22 +83,22 @@ def _measure(
         weights.load_first(config, stages)
         rank, size = parallel.data_rank(), parallel.data_size()
         own = [make_row(documents, row_tokens, pad_id=0) for documents in rows[rank::size]]
-        counts = step.Counts.of(own)
+        head = losses.SFT(["all"])
+        counts = step.Counts.of(own, head)
         models = optim.wrap(stages, config.parallel, shard=False)
         for stage in stages:
             stage.router_loss.per_token = size / max(counts.tokens, 1)
             if pinned is not None:
                 stage.router_loss.pinned = dict.fromkeys(stage.routers, pinned)
-        scale = len(own) * size / max(counts.supervised, 1)
-        nll = step.sum_nll(step.run(models, own, lambda logp: step.sft(logp, scale)))
+        table = step.accumulate(models, own, head, counts)
         router = metrics.router_table(stages, config.model)
-        (nll_sum,) = parallel.sum_over_data(parallel.broadcast_from_last_stage([float(nll)]))
+        report = head.report(parallel.sum_over_stages_and_data(table))
         for stage in stages:
             stage.eval()
         scored = step.score(stages, own)
         logits = _score_logits(stages, own)
         return {
-            "nll": nll_sum / max(counts.supervised, 1),
+            "nll": report["loss"],
             "grad_norm": _grad_norm(config, overrides, rows, row_tokens, device),
             "router": router,
             "gradients": gradients(stages),
@@ -117,7 +117,7 @@ def _grad_norm(config: Config, overrides: list, rows: list, row_tokens: int, dev
     optimizer = optim.build_optimizer(models, config.optim, torch.float32)
     rank, size = parallel.data_rank(), parallel.data_size()
     own = [make_row(documents, row_tokens, pad_id=0) for documents in rows[rank::size]]
-    _, _, norm = step.train_step(models, optimizer, own, lr=0.0)
+    _, _, norm = step.train_step(models, optimizer, own, lr=0.0, head=losses.SFT(["all"]))
     return norm
 
 

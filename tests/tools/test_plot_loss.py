@@ -10,10 +10,10 @@ import pytest
 from tools import plot_loss
 
 LINES = [
-    {"step": 0, "valid_nll": 8.0},
+    {"step": 0, "valid_loss": 8.0},
     {"step": 1, "loss": 7.0, "lr": 0.1},
     {"step": 2, "loss": 5.0, "lr": 0.2},
-    {"step": 2, "valid_nll": 4.5},
+    {"step": 2, "valid_loss": 4.5},
     {"step": 3, "loss": 3.0, "lr": 0.1},
 ]
 
@@ -29,7 +29,7 @@ def test_reads_curves_and_leaves_out_a_line_cut_short(tmp_path: Path) -> None:
     lines = plot_loss.read(write(tmp_path / "run", LINES, tail='{"step": 4, "lo'))
     assert lines == LINES
     assert plot_loss.curve(lines, "loss") == ([1, 2, 3], [7.0, 5.0, 3.0])
-    assert plot_loss.curve(lines, "valid_nll") == ([0, 2], [8.0, 4.5])
+    assert plot_loss.curve(lines, "valid_loss") == ([0, 2], [8.0, 4.5])
 
 
 def test_smoothing_by_hand() -> None:
@@ -42,7 +42,7 @@ def test_summary_by_hand() -> None:
         plot_loss.summary(LINES) == "3 steps, training loss 7.000 -> 5.000, held out 8.000 -> 4.500"
     )
     with pytest.raises(ValueError, match='there is no line with a "loss" yet'):
-        plot_loss.summary([{"step": 0, "valid_nll": 8.0}])
+        plot_loss.summary([{"step": 0, "valid_loss": 8.0}])
 
 
 def test_draws_each_run_in_its_colour(tmp_path: Path) -> None:
