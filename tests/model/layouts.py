@@ -1,7 +1,8 @@
 """Loss, gradients and log-probabilities of a model on any layout, as global tensors."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from megatron.core.dist_checkpointing.mapping import (
 )
 
 from megatron_ring import config as configuration
-from megatron_ring import losses, metrics, optim, parallel, platform, step
+from megatron_ring import losses, metrics, optim, parallel, platform, reference, step
 from megatron_ring.config import Config
-from megatron_ring.data.rows import Document, make_row
+from megatron_ring.data.rows import Document, Row, make_row
 from megatron_ring.model import weights
 from megatron_ring.model.ling import LingModel, build_stages
 from tests import ranks
@@ -23,10 +24,35 @@ from tests import ranks
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
+SOURCES = ["first", "second"]
+
+
+class Answer(NamedTuple):
+    """One answer of a pair; a row of them alternates chosen and rejected."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    format: np.ndarray  # bool; of the targets, those in format spans
+    reference: tuple[float, float]  # Σ logp of the targets, and of those in format spans
+    source: int
+
+
+def lay(documents: list[Document] | list[Answer], row_tokens: int) -> Row:
+    """A row of documents, or of answers."""
+    if not documents or not isinstance(documents[0], Answer):
+        row = make_row(documents, row_tokens, pad_id=0)
+        return replace(row, reference=np.zeros((0, 2))) if not documents else row
+    plain = [(answer.tokens, answer.targets) for answer in documents]
+    row = make_row(plain, row_tokens, pad_id=0, sources=[a.source for a in documents])
+    form = make_row([(a.tokens, a.format) for a in documents], row_tokens, pad_id=0)
+    reference = np.array([answer.reference for answer in documents])
+    return replace(row, format_S=form.mask_S, reference=reference)
+
+
 def measure(
     world_size: int,
     overrides: list[str],
-    rows: list[list[Document]],
+    rows: list[list[Document]] | list[list[Answer]],
     row_tokens: int,
     folder: Path,
     pinned: torch.Tensor | None = None,
@@ -39,7 +65,9 @@ def measure(
     results = ranks.run(world_size, _measure, *given, folder=folder)
     last = [r for r in results if r["last_stage"]]
     return {
-        "nll": results[0]["nll"],
+        "nll": results[0]["report"]["loss"],
+        "report": results[0]["report"],
+        "sums": {i: sums for r in last for i, sums in r["sums"].items()},
         "grad_norm": results[0]["grad_norm"],
         "router": results[0]["router"],
         "gradients": assemble([part for r in results for part in r["gradients"]]),
@@ -82,8 +110,8 @@ def _measure(
         stages = build_stages(config, torch.float32, device)
         weights.load_first(config, stages)
         rank, size = parallel.data_rank(), parallel.data_size()
-        own = [make_row(documents, row_tokens, pad_id=0) for documents in rows[rank::size]]
-        head = losses.SFT(["all"])
+        own = [lay(documents, row_tokens) for documents in rows[rank::size]]
+        head = losses.head(config.loss, SOURCES)
         counts = step.Counts.of(own, head)
         models = optim.wrap(stages, config.parallel, shard=False)
         for stage in stages:
@@ -96,9 +124,12 @@ def _measure(
         for stage in stages:
             stage.eval()
         scored = step.score(stages, own)
+        answers = reference.score_rows(stages, stages, own)[0]
+        sums = {rank + size * i: found for i, found in enumerate(answers)}
         logits = _score_logits(stages, own)
         return {
-            "nll": report["loss"],
+            "report": report,
+            "sums": sums,
             "grad_norm": _grad_norm(config, overrides, rows, row_tokens, device),
             "router": router,
             "gradients": gradients(stages),
@@ -116,8 +147,9 @@ def _grad_norm(config: Config, overrides: list, rows: list, row_tokens: int, dev
     models = optim.wrap(stages, config.parallel)
     optimizer = optim.build_optimizer(models, config.optim, torch.float32)
     rank, size = parallel.data_rank(), parallel.data_size()
-    own = [make_row(documents, row_tokens, pad_id=0) for documents in rows[rank::size]]
-    _, _, norm = step.train_step(models, optimizer, own, lr=0.0, head=losses.SFT(["all"]))
+    own = [lay(documents, row_tokens) for documents in rows[rank::size]]
+    head = losses.head(config.loss, SOURCES)
+    _, _, norm = step.train_step(models, optimizer, own, lr=0.0, head=head)
     return norm
 
 
