@@ -13,6 +13,8 @@ Templates that know nothing of tools (Ling's only joins contents) get them as te
 import json
 import os.path
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,45 +42,79 @@ class SampleError(ValueError):
     """A sample that cannot be used; the message names the turn (1 first) and what is wrong."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Part of a conversation's text: what stands before an answer, or an answer with its end."""
+
+    text: str
+    learnt: bool
+    turn: dict[str, Any] | None = None  # the answer's; None where this is no answer
+    body: int = 0  # characters of an answer before its end token
+    ended: bool = True  # False when the end token is still to be added
+
+    @property
+    def is_answer(self) -> bool:
+        """Does the model write it?"""
+        return self.turn is not None
+
+
 def encode_chat(
     messages: Any, tokenizer: Tokenizer, tools: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int32 [n] and targets bool [n] of one conversation; targets[i]: token i is learnt.
 
     `messages` are turns of role system, user, assistant or tool with text `content`; assistant
-    turns may have OpenAI's `tool_calls`, and `"train": false` keeps one from being learnt. Turns
-    after the last assistant turn are left out. SampleError names the turn that cannot be used.
+    turns may have OpenAI's `tool_calls`, and `"train": false` keeps one from being learnt. ShareGPT
+    turns (`from`, `value`) serve as well. Turns after the last assistant turn are left out.
+    SampleError names the turn that cannot be used.
     """
-    turns = [_check_turn(number, turn) for number, turn in enumerate(_check_list(messages), 1)]
+    turns = check_turns(messages)
     if turns[0]["role"] == "assistant":
         raise SampleError("turn 1 is an assistant turn: put a user or system turn before it")
-    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-    if not answers:
+    if all(turn["role"] != "assistant" for turn in turns):
         raise SampleError(f"no assistant turn among {len(turns)}: there is nothing to learn")
-    trained = [turn.pop("train", True) for turn in turns]
-    rendered, tools = _fit_to_template(turns, _parse_tools(tools), tokenizer.template or "")
-    added = len(rendered) - len(turns)  # 1 when tool definitions became a system turn
     ids: list[int] = []
     targets: list[bool] = []
+    for piece in render_turns(turns, tokenizer, tools):
+        own = tokenizer.encode(piece.text) + [tokenizer.eos_id] * (not piece.ended)
+        ids += own
+        targets += [piece.learnt] * len(own)
+    return np.array(ids, dtype=np.int32), np.array(targets, dtype=bool)
+
+
+def check_turns(messages: Any, label: str = "") -> list[dict[str, Any]]:
+    """Clean turns in OpenAI's shape; SampleError, beginning with `label`, when they are none."""
+    if not isinstance(messages, list) or not messages:
+        shown = "an empty list" if messages == [] else type(messages).__name__
+        what = label.removesuffix(", ") or "messages"
+        raise SampleError(f"{what} is {shown}, not a list of turns")
+    return [_check_turn(f"{label}turn {n}", turn) for n, turn in enumerate(messages, 1)]
+
+
+def render_turns(
+    turns: list[dict[str, Any]], tokenizer: Tokenizer, tools: Any = None
+) -> Iterator[Piece]:
+    """The text of checked turns, up to the last assistant turn: before each answer, and the answer.
+
+    SampleError names the turn that the template cannot write.
+    """
+    trained = [turn.get("train", True) for turn in turns]
+    told = [{key: turn[key] for key in turn if key != "train"} for turn in turns]
+    rendered, tools = _fit_to_template(told, _parse_tools(tools), tokenizer.template or "")
+    added = len(rendered) - len(turns)  # 1 when tool definitions became a system turn
     done = ""  # the conversation's text up to here, end token of the last answer included
-
-    def add(piece: list[int], is_target: bool) -> None:
-        ids.extend(piece)
-        targets.extend([is_target] * len(piece))
-
-    for i in answers:
+    for i, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
         turns_to_i = rendered[: i + added + 1]
         try:
             prompt, answer = _prompt_and_answer(turns_to_i, tools, tokenizer, done)
         except ValueError as error:
             raise SampleError(f"turn {i + 1}: {error}") from None
-        text, ended = _cut_after_end(answer, turns_to_i[-1]["content"], tokenizer)
-        add(tokenizer.encode(prompt[len(done) :]), False)
-        add(tokenizer.encode(text), trained[i])
-        if not ended:
-            add([tokenizer.eos_id], trained[i])
+        body, text, ended = _cut_after_end(answer, turns_to_i[-1]["content"], tokenizer)
+        yield Piece(prompt[len(done) :], learnt=False)
+        yield Piece(text, trained[i], turn, body, ended)
         done = prompt + text
-    return np.array(ids, dtype=np.int32), np.array(targets, dtype=bool)
 
 
 def _prompt_and_answer(
@@ -103,8 +139,8 @@ def _prompt_and_answer(
     return prompt, whole[len(prompt) :]
 
 
-def _cut_after_end(answer: str, content: str, tokenizer: Tokenizer) -> tuple[str, bool]:
-    """The answer up to its end token, and whether the template wrote one.
+def _cut_after_end(answer: str, content: str, tokenizer: Tokenizer) -> tuple[int, str, bool]:
+    """Characters before the end token, the answer up to it, and whether the template wrote one.
 
     The end token is searched only behind the content: after it the tokenizer's end token, or
     another special token that closes the turn (`<end_of_turn>`). A line break behind it is no
@@ -115,36 +151,32 @@ def _cut_after_end(answer: str, content: str, tokenizer: Tokenizer) -> tuple[str
     behind = answer.find(content) + len(content) if content in answer else 0
     at = answer.find(tokenizer.eos_text, behind)
     if at >= 0:
-        return answer[: at + len(tokenizer.eos_text)], True
+        return at, answer[: at + len(tokenizer.eos_text)], True
     closed = answer.rstrip()
-    if len(closed) > behind and any(closed.endswith(token) for token in tokenizer.special):
-        return closed, True
-    return answer, False
+    ends = [len(token) for token in tokenizer.special if closed.endswith(token)]
+    if len(closed) > behind and ends:
+        return len(closed) - max(ends), closed, True
+    return len(answer), answer, False
 
 
-def _check_list(messages: Any) -> list[Any]:
-    if not isinstance(messages, list) or not messages:
-        shown = "an empty list" if messages == [] else type(messages).__name__
-        raise SampleError(f"messages is {shown}, not a list of turns")
-    return messages
-
-
-def _check_turn(number: int, turn: Any) -> dict[str, Any]:
+def _check_turn(which: str, turn: Any) -> dict[str, Any]:
     """A clean copy of one turn: absent values gone, tool calls in OpenAI's shape."""
     if not isinstance(turn, dict):
-        raise SampleError(f"turn {number} is {type(turn).__name__}, not an object")
+        raise SampleError(f"{which} is {type(turn).__name__}, not an object")
     turn = {key: value for key, value in turn.items() if value is not None}  # Parquet fills in
+    if "role" not in turn and "from" in turn:
+        turn = _from_sharegpt(which, turn)
     if "role" not in turn:
         raise SampleError(
-            f"turn {number} has no role (its keys: {', '.join(turn) or 'none'}); "
-            "a turn is an object with role and content"
+            f"{which} has no role (its keys: {', '.join(turn) or 'none'}); "
+            "a turn is an object with role and content, or with from and value"
         )
     role = turn["role"]
     if role not in ROLES:
         near = OTHER_NAMES.get(str(role).lower(), str(role).lower())
         hint = f"did you mean {near!r}?" if near in ROLES else f"known roles: {', '.join(ROLES)}"
-        raise SampleError(f"turn {number}: unknown role {role!r}; {hint}")
-    where = f"turn {number} ({role})"
+        raise SampleError(f"{which}: unknown role {role!r}; {hint}")
+    where = f"{which} ({role})"
     calls = turn.pop("tool_calls", None)
     thought = turn.pop("reasoning_content", None)
     content = turn.setdefault("content", "" if role == "assistant" else None)
@@ -166,6 +198,25 @@ def _check_turn(number: int, turn: Any) -> dict[str, Any]:
     if role != "assistant" and turn.get("train"):
         raise SampleError(f"{where} says train: true; only assistant turns are learnt")
     return turn
+
+
+def _from_sharegpt(which: str, turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn {"from": ..., "value": ...} as role and content, calls as tool_calls."""
+    name, value = turn["from"], turn.get("value")
+    role = OTHER_NAMES.get(str(name).lower(), str(name).lower())
+    if role not in ROLES:
+        known = "system, human, gpt, function_call, observation"
+        raise SampleError(f"{which}: unknown from {name!r}; known: {known}")
+    if value is not None and not isinstance(value, str):
+        raise SampleError(f"{which} ({name}): value is {type(value).__name__}, not text")
+    kept = {key: turn[key] for key in turn if key not in ("from", "value")}
+    if str(name).lower() != "function_call":
+        return {"role": role, "content": value, **kept}
+    try:
+        calls = json.loads(value or "")
+    except json.JSONDecodeError as error:
+        raise SampleError(f"{which} ({name}): value is no JSON of a call: {error}") from None
+    return {"role": role, "tool_calls": calls if isinstance(calls, list) else [calls], **kept}
 
 
 def _check_calls(where: str, calls: Any) -> list[dict[str, Any]]:

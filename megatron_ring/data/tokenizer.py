@@ -41,6 +41,8 @@ LING_STYLE = (
 )
 LING_SYMBOLS = ("<role>", "</role>")
 
+Span = tuple[int, int]  # characters [start, stop) of a text
+
 
 class Tokenizer(ABC):
     """Text to ids and back, and chat turns to text.
@@ -71,6 +73,25 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of a text; nothing is added, and special tokens in it become their ids."""
+
+    @abstractmethod
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]: ...
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """The ids of `encode`, and the characters [start, stop) of the text each one stands for.
+
+        Tokens that are bytes of one character all get that character. What no token claims (spaces
+        trimmed, characters joined by normalization) goes to the token behind it, at the end to the
+        last one, so that the ranges cover the text. A token made of nothing has an empty range.
+        """
+        ids, offsets = self._encode_with_offsets(text)
+        covering, reached = [], 0
+        for start, stop in offsets:
+            covering.append((min(start, reached), stop))
+            reached = max(reached, stop)
+        if covering:
+            covering[-1] = (covering[-1][0], len(text))
+        return ids, covering
 
     @abstractmethod
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
@@ -138,6 +159,17 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return self._hf.encode(text, add_special_tokens=False, verbose=False)
 
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        if not self._hf.is_fast:
+            raise ValueError(
+                f"{type(self._hf).__name__} cannot tell which characters a token stands for; use a "
+                "tokenizer with tokenizer.json, or sources.*.format_spans=null"
+            )
+        encoded = self._hf(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return encoded["input_ids"], encoded["offset_mapping"]
+
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
         ids = [int(i) for i in ids]
         return self._hf.decode(
@@ -186,6 +218,26 @@ class SentencePieceTokenizer(Tokenizer):
             elif part:
                 ids += self._sp.encode(part)
         return ids
+
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        ids: list[int] = []
+        offsets: list[Span] = []
+        start = 0
+        for part in self._cut.split(text):
+            if part in self._control:
+                ids.append(self._control[part])
+                offsets.append((start, start + len(part)))
+            elif part:
+                encoded = self._sp.encode_as_offset_mapping(part)
+                own = encoded["offsets"]
+                for i in range(len(own) - 2, -1, -1):
+                    # Of the bytes of a character only the last has a range.
+                    if own[i][0] == own[i][1] and self._sp.is_byte(encoded["ids"][i]):
+                        own[i] = own[i + 1]
+                ids += encoded["ids"]
+                offsets += [(start + a, start + b) for a, b in own]
+            start += len(part)
+        return ids, offsets
 
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
         parts: list[str] = []

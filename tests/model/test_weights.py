@@ -134,3 +134,56 @@ def test_weights_that_do_not_fit_are_named(key, shape, message, fresh):
         stages = build_stages(made, torch.float32, device)
         with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
             weights.fill(stages, Shapes(shapes))
+
+
+def fingerprint_of(overrides, change=None):
+    """The checksum of this launch's weights, one number of one tensor changed beforehand."""
+    made = config.load(Config, [], [f"model.hf_config={TINY}", *overrides])
+    device = platform.prepare()
+    with parallel.process_groups(made.parallel, device, seed=1):
+        stages = build_stages(made, platform.dtype(made.run.dtype), device)
+        weights.load_first(made, stages)
+        if change is not None:
+            change(dict(stages[0].named_parameters()))
+        return weights.fingerprint(stages)
+
+
+def test_a_fingerprint_is_the_same_on_every_layout_and_source(tmp_path):
+    import_checkpoint(TINY, tmp_path / "imported")
+    start = [f"run.init_from={TINY}"]
+    alone = fingerprint_of(start)
+    assert fingerprint_of([f"run.init_from={tmp_path / 'imported'}"]) == alone
+    for name, layout in (
+        ("all", ["parallel.tp=2", "parallel.ep=2", "parallel.pp=2"]),
+        ("dp", ["parallel.pp=2", "parallel.vpp=2"]),
+    ):
+        for got in ranks.run(4, fingerprint_of, start + layout, folder=tmp_path / name):
+            assert got == alone
+
+
+def test_a_fingerprint_tells_weights_apart():
+    start = [f"run.init_from={TINY}"]
+    name = "decoder.layers.1.mlp.experts.w1"
+
+    def change(edit):
+        return lambda parameters: edit(parameters[name].data)
+
+    def swap(x):
+        x[0, 0, :2] = x[0, 0, :2].flip(0)
+
+    def nudge(x):
+        x[1, 2, 3] = torch.nextafter(x[1, 2, 3], torch.tensor(9.0))
+
+    found = [
+        fingerprint_of(start),
+        fingerprint_of([*start, "run.dtype=bf16"]),
+        fingerprint_of(start, change(swap)),
+        fingerprint_of(start, change(nudge)),
+        fingerprint_of(
+            start,
+            lambda parameters: parameters[name].data.copy_(
+                parameters[name.replace("1", "2", 1)].data
+            ),
+        ),
+    ]
+    assert len(set(found)) == len(found)
