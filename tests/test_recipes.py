@@ -1,4 +1,4 @@
-"""The recipes of the three stages: they load on every model and layout, with the reports' numbers."""
+"""The recipes of the three stages load on every model and layout, with the reports' numbers."""
 
 from pathlib import Path
 
