@@ -178,8 +178,23 @@ def test_generation_prompt_that_the_answer_lacks_is_refused(make_tokenizer):
         ([], "messages is an empty list, not a list of turns"),
         (["hello"], "turn 1 is str, not an object"),
         (
-            [{"from": "human", "value": "hi"}],
-            "turn 1 has no role (its keys: from, value); a turn is an object with role and content",
+            [{"speaker": "human", "text": "hi"}],
+            "turn 1 has no role (its keys: speaker, text); a turn is an object with role and "
+            "content, or with from and value",
+        ),
+        (
+            [{"from": "critic", "value": "hi"}],
+            "turn 1: unknown from 'critic'; known: system, human, gpt, function_call, observation",
+        ),
+        ([{"from": "human", "value": 7}], "turn 1 (human): value is int, not text"),
+        (
+            [SUM[0], {"from": "function_call", "value": "add(1, 2)"}],
+            "turn 2 (function_call): value is no JSON of a call: Expecting value: line 1 column 1 "
+            "(char 0)",
+        ),
+        (
+            [SUM[0], {"from": "function_call", "value": '{"arguments": {}}'}],
+            "turn 2 (assistant), tool call 1 has no function name",
         ),
         (
             [SUM[0], {"role": "gpt", "content": "2"}],
@@ -283,3 +298,27 @@ def test_reasoning_content_is_thought_before_the_answer(ling):
     assert answer == "<think>\ntwo and two\n</think>\n\n4<|endoftext|>"
     with pytest.raises(SampleError, match="turn 1 .user.: reasoning_content is text, and of assis"):
         encode_chat([{**question, "reasoning_content": "b"}, said], ling)
+
+
+def test_sharegpt_turns_are_the_same_conversation(ling):
+    """Names of turns as ShareGPT has them; a call's value is the JSON of it, or of several."""
+    call = {"name": "add", "arguments": {"a": 1, "b": 2}}
+    sharegpt = [
+        {"from": "system", "value": "Sum."},
+        {"from": "human", "value": "1+2?"},
+        {"from": "function_call", "value": json.dumps([call, call])},
+        {"from": "observation", "value": "3"},
+        {"from": "gpt", "value": "It is 3.", "train": False},
+        {"from": "human", "value": "1+2?"},
+        {"from": "function_call", "value": json.dumps(call)},
+    ]
+    openai = [
+        {"role": "system", "content": "Sum."},
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "content": "It is 3.", "train": False},
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "tool_calls": [CALL]},
+    ]
+    assert spans(ling, sharegpt, TOOLS) == spans(ling, openai, TOOLS)

@@ -24,6 +24,43 @@ def test_decoding_gives_the_text_back(path, text):
     assert max(ids) < tokenizer.size
 
 
+@pytest.mark.parametrize(
+    "text", [*TEXTS, "", "a<|endoftext|>é<|endoftext|>🙂b", "e\u0301 </think>\n\nx "]
+)
+def test_offsets_say_which_characters_a_token_stands_for(path, text):
+    """Every token is a byte, a special token or a piece of text: each lies where its bytes do."""
+    tokenizer = load_tokenizer(path)
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    data, begins = text.encode(), [len(text[:n].encode()) for n in range(len(text) + 1)]
+    at = 0  # bytes before the token
+    for i, (start, stop) in zip(ids, offsets, strict=True):
+        length = len(tokenizer.decode([i]).encode()) if "\ufffd" not in tokenizer.decode([i]) else 1
+        assert begins[start] <= at and at + length <= begins[stop], (i, start, stop)
+        assert stop - start == 1 or tokenizer.decode([i]) == text[start:stop]
+        at += length
+    assert at == len(data)
+
+
+def test_offsets_leave_no_character_out(make_tokenizer):
+    """Where the tokenizer trims spaces and joins characters, the ranges still cover the text."""
+    folder = make_tokenizer()
+    file = folder / "tokenizer.json"
+    changed = json.loads(file.read_text())
+    changed["normalizer"] = {"type": "NFC"}
+    changed["post_processor"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    file.write_text(json.dumps(changed))
+    tokenizer = load_tokenizer(folder)
+    ids, offsets = tokenizer.encode_with_offsets("a  bc\u0327")
+    assert len(ids) == 6  # a, two spaces, b, and the two bytes of c with its cedilla
+    assert offsets == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (4, 6)]
+
+
 def test_special_tokens_in_a_text_are_one_id(path):
     tokenizer = load_tokenizer(path)
     ids = tokenizer.encode("a<|endoftext|>b<role>")
