@@ -40,7 +40,10 @@ from megatron_ring.config import Config, ConfigError
 from megatron_ring.convert.folder import (
     BESIDE_TOKENIZER,
     FORMAT,
+    STEP,
+    checkpoints_of,
     copy_companions,
+    newest,
     read_ring,
 )
 from megatron_ring.convert.torch_dist import read_metadata
@@ -49,8 +52,6 @@ from megatron_ring.model.ling import LingModel
 from megatron_ring.model.weights import metadata
 from megatron_ring.optim import set_step, sharded
 from megatron_ring.platform import dtype_name
-
-PREFIX = "step-"
 
 
 @dataclass(frozen=True)
@@ -102,31 +103,25 @@ def keep_origin(config: Config) -> None:
 
     They may be gone when a checkpoint is saved, and a save must not fail for that.
     """
-    start, origin = config.run.init_from, _origin(config)
-    if start is None or origin.is_dir() or folders(config.run.dir):
+    origin = _origin(config)
+    if config.run.init_from is None or origin.is_dir() or checkpoints_of(config.run.dir):
         return
+    start = newest(config.run.init_from)
     temporary = origin.with_name("origin.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    if (Path(start) / "ring.json").is_file():
-        hf = read_ring(Path(start))[1]["hf"]
-        copy_companions(Path(start) / "tokenizer", temporary, BESIDE_TOKENIZER)
+    if (start / "ring.json").is_file():
+        hf = read_ring(start)[1]["hf"]
+        copy_companions(start / "tokenizer", temporary, BESIDE_TOKENIZER)
     else:
-        hf = json.loads((Path(start) / "config.json").read_text(encoding="utf-8"))
-        copy_companions(Path(start), temporary, BESIDE_TOKENIZER)
+        hf = json.loads((start / "config.json").read_text(encoding="utf-8"))
+        copy_companions(start, temporary, BESIDE_TOKENIZER)
     (temporary / "config.json").write_text(json.dumps(hf, indent=1), encoding="utf-8")
     temporary.rename(origin)
 
 
 def _origin(config: Config) -> Path:
     return Path(config.run.dir) / "origin"
-
-
-def folders(run_dir: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    parent = Path(run_dir) / "checkpoints"
-    found = [path for path in parent.glob(f"{PREFIX}*") if (path / "ring.json").is_file()]
-    return sorted(path for path in found if path.name.removeprefix(PREFIX).isdigit())
 
 
 def save(
@@ -141,7 +136,7 @@ def save(
     Raises CheckpointError when it cannot be written; earlier checkpoints are then untouched.
     """
     parent = Path(config.run.dir) / "checkpoints"
-    final = parent / f"{PREFIX}{progress.step:08d}"
+    final = parent / f"{STEP}{progress.step:08d}"
     if (final / "ring.json").is_file():
         return final
     temporary = parent / f"{final.name}.tmp"
@@ -160,7 +155,7 @@ def save(
         free = shutil.disk_usage(config.run.dir).free
         if parallel.is_first_rank():
             shutil.rmtree(temporary, ignore_errors=True)
-        kept = ", ".join(path.name for path in folders(config.run.dir))
+        kept = ", ".join(path.name for path in checkpoints_of(config.run.dir))
         raise CheckpointError(
             f"could not save {final}: {error}\nThe disk of {config.run.dir} had "
             f"{free / 1e9:.3f} GB free when it failed. Earlier checkpoints are untouched: "
@@ -177,7 +172,7 @@ def resume(
 
     Raises CheckpointError when it is of another architecture, other data or another batch size.
     """
-    there = folders(config.run.dir)
+    there = checkpoints_of(config.run.dir)
     if not there:
         return None
     folder = there[-1]
@@ -229,7 +224,7 @@ def _inherited_hf(config: Config) -> dict[str, Any]:
     kept = _origin(config) / "config.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
-    there = folders(config.run.dir)  # a run folder that was moved without its origin
+    there = checkpoints_of(config.run.dir)  # a run folder that was moved without its origin
     return read_ring(there[-1])[1]["hf"] if there else {}
 
 
@@ -316,7 +311,7 @@ def _finish(
 
 def _delete_old(config: Config) -> None:
     """Rename before deleting: a kill must not leave half a checkpoint that looks whole."""
-    for folder in folders(config.run.dir)[: -config.checkpoint.keep_last]:
+    for folder in checkpoints_of(config.run.dir)[: -config.checkpoint.keep_last]:
         doomed = folder.with_name(f"{folder.name}.deleted")
         folder.rename(doomed)
         shutil.rmtree(doomed)

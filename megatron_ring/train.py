@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from megatron_ring import config as configuration
 from megatron_ring import losses, parallel, platform
 from megatron_ring.config import Config, ConfigError
+from megatron_ring.convert.folder import checkpoints_of
 from megatron_ring.data.reference import Reference
 from megatron_ring.data.rows import Row, Rows
 from megatron_ring.losses import Head
@@ -90,7 +91,7 @@ def check_start(config: Config, rows: Rows, device: torch.device) -> None:
     dtype = platform.dtype(config.run.dtype)
     attention.choose_backend(config.attention.backend, device, dtype)
     experts.choose_backend(config.experts.backend, config.model, device, dtype)
-    there = checkpoint.folders(config.run.dir)
+    there = checkpoints_of(config.run.dir)
     if there:
         checkpoint.check_same_run(there[-1], config, rows.fingerprint)
     elif config.run.init_from is not None:
@@ -170,7 +171,7 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
     dtype = platform.dtype(config.run.dtype)
     head = losses.head(config.loss, rows.sources)
     stages = ling.build_stages(config, dtype, device)
-    if not checkpoint.folders(config.run.dir):  # else they would be read only to be replaced
+    if not checkpoints_of(config.run.dir):  # else they would be read only to be replaced
         weights.load_first(config, stages)
     models = optim.wrap(stages, config.parallel)
     optimizer = optim.build_optimizer(models, config.optim, dtype)

@@ -86,7 +86,7 @@ def test_refusals_of_the_configuration(tmp_path, monkeypatch, packed):
     )
     assert refused(data, f"run.init_from={tmp_path}", f"run.dir={tmp_path / 'run'}") == (
         f"error: {tmp_path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face "
-        "folder (no config.json)"
+        "folder (no config.json), nor a run's folder with a complete checkpoint in it"
     )
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert refused(data, "parallel.tp=2") == (

@@ -13,7 +13,6 @@ TransformerEngine. Same weights, same rows, one process, forward and backward.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from megatron_ring import config as configuration
 from megatron_ring import parallel, platform, step
 from megatron_ring.config import Config
 from megatron_ring.data.rows import Row, make_row
+from megatron_ring.platform.timing import side_by_side
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -55,7 +55,7 @@ def main(
             "ours": ours(config, row, device),
             "megatron-core": megatron_core(config, row, device),
         }
-        seconds = interleaved(candidates, repeats)
+        seconds = side_by_side(candidates, repeats)
         report(seconds, row, config)
         if profile:
             print_profile(candidates["ours"])
@@ -138,18 +138,6 @@ def megatron_core(config: Config, row: Row, device: torch.device) -> Callable[[]
         return loss.item()
 
     return run
-
-
-def interleaved(candidates: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each repeat; one warm-up, then turn by turn, so that noise hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats + 1):
-        for name, run in candidates.items():
-            began = time.perf_counter()
-            run()
-            if repeat:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 def report(seconds: dict[str, list[float]], row: Row, config: Config) -> None:

@@ -36,7 +36,7 @@ from megatron_ring.convert.compare import (
     score_hf_folder,
     score_megatron_checkpoint,
 )
-from megatron_ring.convert.folder import DTYPES, read_ring
+from megatron_ring.convert.folder import DTYPES, newest, read_ring
 from megatron_ring.convert.ops import ConversionError
 from megatron_ring.convert.transfer import (
     OnBytes,
@@ -108,7 +108,9 @@ def import_(
 
 @app.command("export")
 def export(
-    ckpt_dir: Annotated[Path, typer.Argument(help="Megatron checkpoint: the folder of one step.")],
+    ckpt_dir: Annotated[
+        Path, typer.Argument(help="Megatron checkpoint, or a run's folder: its newest one.")
+    ],
     hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder to write; must be new.")],
     norm_head: Annotated[
         Literal["raw", "folded"],
@@ -127,11 +129,12 @@ def export(
 ) -> None:
     """Megatron checkpoint, imported or trained on any layout -> Hugging Face folder.
 
-    Example: python tools/convert_checkpoint.py export runs/sft/checkpoints/step-00000500 sft-hf
+    Example: python tools/convert_checkpoint.py export runs/sft sft-hf
 
     The optimizer's state stays behind. The folder is complete: weights, config.json, tokenizer
     and whatever came with the imported model.
     """
+    ckpt_dir = newest(ckpt_dir)
     with _progress("exporting") as on_bytes:
         cast, size = DTYPES.get(dtype or ""), parse_size(max_shard)
         done = export_checkpoint(ckpt_dir, hf_dir, norm_head, size, cast, on_bytes, dry_run)

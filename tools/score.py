@@ -42,7 +42,10 @@ class Sample(NamedTuple):
 
 @app.command(help=__doc__)
 def main(
-    model: Annotated[str, typer.Argument(help="Megatron checkpoint or Hugging Face folder")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Megatron checkpoint, run folder (its newest) or Hugging Face folder"),
+    ],
     input: Annotated[Path, typer.Option(help="JSONL file")],
     output: Annotated[Path, typer.Option(help="JSONL file to write")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value …")] = None,

@@ -34,7 +34,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command(help=__doc__)
 def main(
-    model: Annotated[str, typer.Argument(help="Megatron checkpoint or Hugging Face folder")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Megatron checkpoint, run folder (its newest) or Hugging Face folder"),
+    ],
     packed: Annotated[Path, typer.Argument(help="folder of packed pairs")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value …")] = None,
     routing_rows: Annotated[

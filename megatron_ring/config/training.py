@@ -214,7 +214,9 @@ class RunConfig(Part):
     dir: str = Field("runs/default", description="everything the run writes; resumes from here")
     name: str | None = Field(None, description="shown in wandb; the folder's name when absent")
     init_from: str | None = Field(
-        None, description="first weights: Megatron checkpoint or Hugging Face folder; else random"
+        None,
+        description="first weights: Megatron checkpoint, run folder (its newest checkpoint) or "
+        "Hugging Face folder; random when absent",
     )
     seed: NonNegativeInt = Field(1234, description="of fresh weights; the data has its own")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 on GPUs, fp32 on CPUs")

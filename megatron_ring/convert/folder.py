@@ -48,6 +48,7 @@ BESIDE_TOKENIZER = (
     "modeling_*.py",
 )
 COMPANIONS = TOKENIZER + BESIDE_TOKENIZER
+STEP = "step-"  # a run's checkpoints are checkpoints/step-00000100
 
 
 @contextlib.contextmanager
@@ -131,6 +132,19 @@ def write_megatron_files(
         "hf": hf,
     }
     _write_json(folder / "ring.json", ring)
+
+
+def checkpoints_of(run_dir: str | Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = (Path(run_dir) / "checkpoints").glob(f"{STEP}*")
+    complete = [path for path in found if (path / "ring.json").is_file()]
+    return sorted(path for path in complete if path.name.removeprefix(STEP).isdigit())
+
+
+def newest(path: str | Path) -> Path:
+    """The newest checkpoint when `path` is a run's folder, else `path`."""
+    there = checkpoints_of(path)
+    return there[-1] if there else Path(path)
 
 
 def read_ring(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:

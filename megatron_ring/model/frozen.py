@@ -7,7 +7,7 @@ from pathlib import Path
 from megatron_ring import config as configuration
 from megatron_ring import parallel, platform
 from megatron_ring.config import Config
-from megatron_ring.convert.folder import read_ring
+from megatron_ring.convert.folder import newest, read_ring
 from megatron_ring.model import weights
 from megatron_ring.model.ling import LingModel, build_stages
 
@@ -18,7 +18,7 @@ def configure(path: str | Path, overrides: list[str], row_tokens: int | None = N
     ConfigError when the folder is no checkpoint or the layout does not fit this launch, or rows of
     `row_tokens` do not fit the layout.
     """
-    folder = Path(path)
+    folder = newest(path)
     if weights.is_megatron(folder):
         model, _ = read_ring(folder)
     else:
@@ -34,8 +34,8 @@ def configure(path: str | Path, overrides: list[str], row_tokens: int | None = N
 
 def tokenizer_folder(path: str | Path) -> Path:
     """Where a checkpoint of either kind keeps its tokenizer."""
-    inside = Path(path) / "tokenizer"
-    return inside if inside.is_dir() else Path(path)
+    folder = newest(path)
+    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from megatron_ring.config import Config, ConfigError, ModelConfig
 from megatron_ring.convert import ling
+from megatron_ring.convert.folder import newest
 from megatron_ring.convert.sources import HFSource
 from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model.ling import LingModel
@@ -134,8 +135,8 @@ def load_first(config: Config, stages: list[LingModel]) -> None:
 
 
 def open_weights(path: str | Path) -> Source:
-    """A checkpoint folder of either kind as a source; ConfigError when it is neither."""
-    folder = Path(path)
+    """A checkpoint of either kind, or a run's newest, as a source; ConfigError when it is none."""
+    folder = newest(path)
     return TorchDistReader(folder) if is_megatron(folder) else HFSource(folder)
 
 
@@ -147,7 +148,7 @@ def is_megatron(path: str | Path) -> bool:
         return False
     raise ConfigError(
         f"{path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face folder "
-        "(no config.json)"
+        "(no config.json), nor a run's folder with a complete checkpoint in it"
     )
 
 

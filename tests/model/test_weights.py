@@ -7,6 +7,7 @@ import torch
 
 from megatron_ring import config, parallel, platform
 from megatron_ring.config import Config, ConfigError
+from megatron_ring.convert.folder import newest
 from megatron_ring.convert.transfer import import_checkpoint
 from megatron_ring.model import weights
 from megatron_ring.model.ling import build_stages
@@ -84,10 +85,21 @@ def test_both_kinds_of_checkpoint_give_the_same_weights(tmp_path):
 def test_a_folder_that_is_no_checkpoint(tmp_path):
     message = (
         f"{tmp_path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face folder "
-        "(no config.json)"
+        "(no config.json), nor a run's folder with a complete checkpoint in it"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         weights.open_weights(tmp_path)
+
+
+def test_a_run_folder_stands_for_its_newest_complete_checkpoint(tmp_path):
+    for step, complete in ((9, True), (100, True), (200, False)):
+        folder = tmp_path / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        if complete:
+            (folder / "ring.json").touch()
+    (tmp_path / "checkpoints" / "step-00000300.tmp").mkdir()
+    assert newest(tmp_path) == tmp_path / "checkpoints" / "step-00000100"
+    assert newest(str(TINY)) == TINY
 
 
 class Shapes:

@@ -50,7 +50,7 @@ def test_as_called(packed, tmp_path, capsys):
         sample.main(str(tmp_path), PROMPTS)
     assert end.value.code == (
         f"error: {tmp_path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face "
-        "folder (no config.json)"
+        "folder (no config.json), nor a run's folder with a complete checkpoint in it"
     )
 
 

@@ -177,7 +177,7 @@ def test_a_model_that_is_none_and_a_file_that_is_not_there(ids, tmp_path):
         score.main(str(tmp_path), ids, tmp_path / "out.jsonl")
     assert end.value.code == (
         f"error: {tmp_path} is neither a Megatron checkpoint (no ring.json) nor a Hugging Face "
-        "folder (no config.json)"
+        "folder (no config.json), nor a run's folder with a complete checkpoint in it"
     )
     with pytest.raises(SystemExit) as end:
         score.main(str(TINY), tmp_path / "no.jsonl", tmp_path / "out.jsonl")
