@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_ring import checkpoint, optim, parallel, platform, step
+from megatron_ring import checkpoint, losses, optim, parallel, platform, step
 from megatron_ring import config as configuration
 from megatron_ring.config import Config
 from megatron_ring.convert.folder import read_hf_json
@@ -31,7 +31,7 @@ def save_after_a_step_of_length_zero(overrides: list[str]) -> None:
         optimizer = optim.build_optimizer(models, config.optim, torch.float32)
         tokens = np.arange(20, dtype=np.int32)
         row = make_row([(tokens, np.ones(20, dtype=bool))], 32, pad_id=0)
-        step.train_step(models, optimizer, [row], lr=0.0)
+        step.train_step(models, optimizer, [row], 0.0, losses.SFT(["all"]))
         rows = SimpleNamespace(fingerprint="none", folder=Path(config.run.dir) / "rows")
         (rows.folder / "tokenizer").mkdir(parents=True, exist_ok=True)
         if parallel.is_first_rank():

@@ -202,3 +202,24 @@ def random_documents(count: int, vocab: int, seed: int, longest: int = 40) -> li
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, count)
     return [(rng.integers(0, vocab, n).astype(np.int32), rng.random(n) < 0.5) for n in lengths]
+
+
+def random_pairs(count: int, seed: int) -> list[list[Answer]]:
+    """Lists of two answers of 3 to 30 tokens; the reference is some nats off the policy."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for p in range(count):
+        pair = []
+        for _ in range(2):
+            length = int(rng.integers(3, 31))
+            targets = rng.random(length) < 0.6
+            targets[1:3] = True
+            form = targets & (rng.random(length) < 0.3)
+            form[1] = True
+            scale = -np.log(384)
+            scored, in_form = targets[1:].sum() * scale, form[1:].sum() * scale
+            reference = (scored + rng.normal(), in_form + rng.normal())
+            tokens = rng.integers(0, 384, length).astype(np.int32)
+            pair.append(Answer(tokens, targets, form, reference, source=p % 2))
+        pairs.append(pair)
+    return pairs

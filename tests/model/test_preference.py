@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.model.layouts import GOLDEN, Answer, assert_same_gradients, measure
+from tests.model.layouts import GOLDEN, Answer, assert_same_gradients, measure, random_pairs
 
 DPO = [
     f"model.hf_config={GOLDEN / 'ling_lite_tiny'}",
@@ -16,27 +16,6 @@ DPO = [
     "loss.aux_coeff=0",
     "loss.z_coeff=0.01",  # a mean over tokens: packing and the number of pairs are nothing to it
 ]
-
-
-def random_pairs(count, seed):
-    """Lists of two answers of 3 to 30 tokens; the reference is some nats off the policy."""
-    rng = np.random.default_rng(seed)
-    pairs = []
-    for p in range(count):
-        pair = []
-        for _ in range(2):
-            length = int(rng.integers(3, 31))
-            targets = rng.random(length) < 0.6
-            targets[1:3] = True
-            form = targets & (rng.random(length) < 0.3)
-            form[1] = True
-            scale = -np.log(384)
-            scored, in_form = targets[1:].sum() * scale, form[1:].sum() * scale
-            reference = (scored + rng.normal(), in_form + rng.normal())
-            tokens = rng.integers(0, 384, length).astype(np.int32)
-            pair.append(Answer(tokens, targets, form, reference, source=p % 2))
-        pairs.append(pair)
-    return pairs
 
 
 PAIRS = random_pairs(8, seed=5)
