@@ -1,12 +1,14 @@
 """Chat samples with answers that were checked: what `make quickstart` trains on.
 
     python tools/make_quickstart_corpus.py runs/quickstart/corpus
-    python tools/make_quickstart_corpus.py /tmp/corpus --train 500 --valid 50 --seed 7
+    python tools/make_quickstart_corpus.py /tmp/corpus --stage1 500 --valid 50 --seed 7
 
 Problems come from the `reasoning-gym` package. The worked solution of each is computed here from
 the question's text alone and kept only when reasoning-gym's own grader accepts its answer. Short
-chat turns come from a small generator. Writes train.jsonl and valid.jsonl (no prompt in both), one
-{"id", "task", "messages"[, "answer"]} a line; the same seed gives the same bytes.
+chat turns come from a small generator. Writes stage1.jsonl (problems), stage2.jsonl (problems and
+chat) and valid.jsonl (held out), with no prompt in two of them, one {"id", "task", "messages"
+[, "answer"][, "damage"]} a line; the same seed gives the same bytes. As in distilled data, the
+think tags of some samples to learn from are damaged.
 """
 
 import json
@@ -17,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,9 +29,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from megatron_ring.curation import corrupt_tags
+
 Worked = tuple[str, str]  # what is thought, line by line, and the final answer
 Sample = dict[str, Any]
-CHAT_SHARE = 0.2  # of all samples
+CHAT_SHARE = {"stage1": 0.0, "stage2": 0.4, "valid": 0.2}  # 437K of 1,082K in Ring-Lite-Distill
+DAMAGED_SHARE = {"stage1": 0.2, "stage2": 0.15, "valid": 0.0}  # of the samples that think
 BLOCK = 500  # problems drawn at once; reasoning-gym seeds problem i with seed + i
 
 
@@ -49,20 +55,6 @@ def chain_sum(question: str) -> Worked:
     return "\n".join(lines), str(value)
 
 
-def products(question: str) -> Worked:
-    """Tens and ones of the second factor apart, then their sum."""
-    a, b = numbers(question)
-    tens, ones = b // 10 * 10, b % 10
-    lines = [f"{a} * {b} = {a * b}"]
-    if tens and ones:
-        lines = [
-            f"{a} * {tens} = {a * tens}",
-            f"{a} * {ones} = {a * ones}",
-            f"{a * tens} + {a * ones} = {a * b}",
-        ]
-    return "\n".join(lines), str(a * b)
-
-
 def euclid(a: int, b: int) -> list[str]:
     """Euclid's algorithm; the last line has remainder 0."""
     a, b, lines = max(a, b), min(a, b), []
@@ -76,21 +68,6 @@ def gcd(question: str) -> Worked:
     a, b = numbers(question)
     answer = math.gcd(a, b)
     return "\n".join([*euclid(a, b), f"The last divisor is {answer}."]), str(answer)
-
-
-def lcm(question: str) -> Worked:
-    """Product over greatest common divisor."""
-    a, b = numbers(question)
-    divisor, answer = math.gcd(a, b), math.lcm(a, b)
-    lines = [*euclid(a, b), f"The greatest common divisor is {divisor}."]
-    return "\n".join([*lines, f"{a} / {divisor} * {b} = {answer}"]), str(answer)
-
-
-def fraction_simplification(question: str) -> Worked:
-    a, b = numbers(question)
-    d = math.gcd(a, b)
-    lines = [*euclid(a, b), f"{a} / {d} = {a // d}", f"{b} / {d} = {b // d}"]
-    return "\n".join(lines), f"{a // d}/{b // d}"
 
 
 def simple_equations(question: str) -> Worked | None:
@@ -128,25 +105,6 @@ def letter_counting(question: str) -> Worked:
     return "\n".join(lines), str(count)
 
 
-def spell_backward(question: str) -> Worked:
-    word = question.split(": ")[-1]
-    return f"{' '.join(word)}\n{' '.join(word[::-1])}", word[::-1]
-
-
-def prime_factorization(question: str) -> Worked:
-    """Trial division by growing primes."""
-    rest, divisor, factors, lines = numbers(question)[0], 2, [], []
-    while divisor * divisor <= rest:
-        if rest % divisor == 0:
-            lines.append(f"{rest} / {divisor} = {rest // divisor}")
-            factors.append(divisor)
-            rest //= divisor
-        else:
-            divisor += 1
-    lines.append(f"{rest} is prime.")
-    return "\n".join(lines), " × ".join(map(str, [*factors, rest]))
-
-
 def calendar_arithmetic(question: str) -> Worked:
     """Leap years: the rules for 4, 100 and 400 in turn."""
     year = numbers(question)[0]
@@ -155,12 +113,6 @@ def calendar_arithmetic(question: str) -> Worked:
         leap = year % 400 == 0
         lines += [f"{year} = 100 * {year // 100}", f"{year} = 400 * {year // 400} + {year % 400}"]
     return "\n".join(lines), "Yes" if leap else "No"
-
-
-def word_sequence_reversal(question: str) -> Worked:
-    words = question.strip().split(": ")[-1].split(", ")
-    numbered = [f"{i} {words[i - 1]}" for i in range(len(words), 0, -1)]
-    return "\n".join([f"{len(words)} words", *numbered]), ", ".join(words[::-1])
 
 
 def count_bits(question: str) -> Worked:
@@ -175,24 +127,15 @@ def count_bits(question: str) -> Worked:
 
 SOLVE: dict[str, tuple[Callable[[str], Worked | None], dict[str, Any]]] = {
     # task of reasoning-gym: (worked solution, the settings that keep its problems small)
-    "chain_sum": (chain_sum, {"max_terms": 4, "max_digits": 2}),
-    "products": (products, {"max_digits": 2}),
-    "gcd": (gcd, {"max_value": 200}),
-    "lcm": (lcm, {"max_value": 50}),
-    "fraction_simplification": (
-        fraction_simplification,
-        {"max_value": 60, "max_factor": 9, "styles": ("plain",)},
-    ),
-    "simple_equations": (simple_equations, {"max_terms": 3, "max_value": 20}),
-    "letter_counting": (letter_counting, {"min_words": 3, "max_words": 6}),
-    "spell_backward": (spell_backward, {"max_word_len": 7}),
-    "prime_factorization": (prime_factorization, {"max_value": 2000}),
+    "chain_sum": (chain_sum, {"max_terms": 4, "max_digits": 1}),
+    "gcd": (gcd, {"max_value": 60}),
+    "simple_equations": (simple_equations, {"max_terms": 3, "max_value": 12}),
+    "letter_counting": (letter_counting, {"min_words": 3, "max_words": 5}),
     "calendar_arithmetic": (
         calendar_arithmetic,
         {"tasks": ["is_leap_year"], "leap_year_range": 1000},
     ),
-    "word_sequence_reversal": (word_sequence_reversal, {"max_words": 5}),
-    "count_bits": (count_bits, {"max_n": 4000}),
+    "count_bits": (count_bits, {"max_n": 2000}),
 }
 
 CAPITALS = dict(
@@ -249,20 +192,22 @@ def instructions(rng: random.Random) -> tuple[str, str]:
     )
 
 
+def as_messages(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def chat(rng: random.Random) -> Iterator[Sample]:
     """Endless conversations: sometimes a system prompt, sometimes a greeting, then a request."""
     while True:
-        messages = []
+        turns = []
         if rng.random() < 0.3:
-            messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
+            turns.append(("system", rng.choice(SYSTEMS)))
         if rng.random() < 0.3:
             hello = rng.choice(GREETINGS)
-            messages.append({"role": "user", "content": hello})
-            messages.append({"role": "assistant", "content": f"{hello} How can I help you?"})
+            turns += [("user", hello), ("assistant", f"{hello} How can I help you?")]
         question, answer = rng.choice([facts, instructions])(rng)
-        messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": answer})
-        yield {"task": "chat", "messages": messages}
+        turns += [("user", question), ("assistant", answer)]
+        yield {"task": "chat", "messages": as_messages(turns)}
 
 
 @dataclass
@@ -288,10 +233,9 @@ def problems(task: str, seed: int, counts: Counts) -> Iterator[Sample]:
                 counts.dropped["not verified"] += 1
             else:
                 thought, answer = worked
-                turns = [entry["question"].strip(), f"<think>\n{thought}\n</think>\n{answer}"]
-                roles = ["user", "assistant"]
-                messages = [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]
-                yield {"task": task, "messages": messages, "answer": answer}
+                said = f"<think>\n{thought}\n</think>\n{answer}"
+                turns = [("user", entry["question"].strip()), ("assistant", said)]
+                yield {"task": task, "messages": as_messages(turns), "answer": answer}
         seed += BLOCK
 
 
@@ -306,7 +250,7 @@ def take(
         if idle > patience:
             raise ValueError(
                 f"{sample['task']} has only {len(kept)} different prompts, {wanted} are wanted; "
-                "ask for fewer with --train"
+                "ask for fewer with --stage1 or --stage2"
             )
         if prompt in seen:
             counts.dropped["seen before"] += 1
@@ -323,29 +267,40 @@ def shares(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def make(
-    num_train: int, num_valid: int, seed: int
-) -> tuple[list[Sample], list[Sample], dict[str, Counts]]:
-    """Train and held-out samples, shuffled, and what became of each task's problems."""
-    names = [*SOLVE, "chat"]
-    chat_train, chat_valid = round(num_train * CHAT_SHARE), round(num_valid * CHAT_SHARE)
-    train_sizes = [*shares(num_train - chat_train, len(SOLVE)), chat_train]
-    valid_sizes = [*shares(num_valid - chat_valid, len(SOLVE)), chat_valid]
-    train, valid, report, seen = [], [], {}, set()
-    sizes = list(zip(names, train_sizes, valid_sizes, strict=True))
-    for task, num, held_out in track(sizes, "Working out problems", console=Console(stderr=True)):
+def damage(samples: list[Sample], share: float, seed: int) -> None:
+    """Damage the think tags of a random share of the samples that think, and note the kind."""
+    thinking, rng = [s for s in samples if s["task"] != "chat"], random.Random(seed)
+    for i, sample in enumerate(rng.sample(thinking, round(share * len(thinking)))):
+        sample["damage"] = corrupt_tags.KINDS[i % len(corrupt_tags.KINDS)]
+        turn = sample["messages"][-1]
+        turn["content"] = corrupt_tags.corrupt(turn["content"], sample["damage"], rng)
+
+
+def make(sizes: dict[str, int], seed: int) -> tuple[dict[str, list[Sample]], dict[str, Counts]]:
+    """Shuffled samples of each part, and what became of each task's problems."""
+    wanted: dict[str, dict[str, int]] = {task: {} for task in [*SOLVE, "chat"]}
+    for part, size in sizes.items():
+        num_chat = round(size * CHAT_SHARE[part])
+        nums = [*shares(size - num_chat, len(SOLVE)), num_chat]
+        for task, num in zip(wanted, nums, strict=True):
+            wanted[task][part] = num
+    parts: dict[str, list[Sample]] = {part: [] for part in sizes}
+    report, seen = {}, set()
+    for task, of_part in track(wanted.items(), "Working", console=Console(stderr=True)):
         counts = report[task] = Counts()
         rng = random.Random(f"{task} {seed}")
         endless = chat(rng) if task == "chat" else problems(task, rng.randrange(2**30), counts)
-        samples = take(endless, num + held_out, counts, seen)
+        samples = take(endless, sum(of_part.values()), counts, seen)
         counts.made = counts.made or counts.kept + sum(counts.dropped.values())
-        # One draw for both: small problem sets often begin with their easiest problems.
+        # One draw for all: small problem sets often begin with their easiest problems.
         rng.shuffle(samples)
-        valid += [{"id": f"{task}-{i}", **s} for i, s in enumerate(samples[:held_out])]
-        train += [{"id": f"{task}-{i + held_out}", **s} for i, s in enumerate(samples[held_out:])]
-    random.Random(seed).shuffle(train)
-    random.Random(seed).shuffle(valid)
-    return train, valid, report
+        numbered = iter([{"id": f"{task}-{i}", **s} for i, s in enumerate(samples)])
+        for part, num in of_part.items():
+            parts[part] += islice(numbered, num)
+    for part, samples in parts.items():
+        random.Random(seed).shuffle(samples)
+        damage(samples, DAMAGED_SHARE[part], seed)
+    return parts, report
 
 
 def show(report: dict[str, Counts]) -> None:
@@ -359,24 +314,26 @@ def show(report: dict[str, Counts]) -> None:
 
 
 def main(
-    output: Annotated[Path, typer.Argument(help="folder for train.jsonl and valid.jsonl")],
-    train: Annotated[int, typer.Option(help="samples to train on", min=1)] = 7000,
+    output: Annotated[Path, typer.Argument(help="folder for the files")],
+    stage1: Annotated[int, typer.Option(help="samples of the first stage", min=1)] = 5600,
+    stage2: Annotated[int, typer.Option(help="samples of the second stage", min=1)] = 2400,
     valid: Annotated[int, typer.Option(help="held-out samples", min=1)] = 300,
     seed: Annotated[int, typer.Option(help="the same seed gives the same files", min=0)] = 1234,
 ) -> None:
-    """Make the quickstart's corpus: train.jsonl and valid.jsonl.
+    """Make the quickstart's corpus: stage1.jsonl, stage2.jsonl and valid.jsonl.
 
-    Example: python tools/make_quickstart_corpus.py runs/quickstart/corpus --train 7000
+    Example: python tools/make_quickstart_corpus.py runs/quickstart/corpus --stage1 5600
     """
     try:
-        train_samples, valid_samples, report = make(train, valid, seed)
+        parts, report = make({"stage1": stage1, "stage2": stage2, "valid": valid}, seed)
     except ValueError as error:
         sys.exit(str(error))
     output.mkdir(parents=True, exist_ok=True)
-    for name, samples in (("train", train_samples), ("valid", valid_samples)):
+    for name, samples in parts.items():
         lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
         (output / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-        print(f"{output / name}.jsonl: {len(lines)} samples")
+        damaged = sum("damage" in sample for sample in samples)
+        print(f"{output / name}.jsonl: {len(lines)} samples, {damaged} with damaged think tags")
     show(report)
 
 

@@ -36,8 +36,29 @@ def test_the_final_answer_counts_not_the_thought(
     files = [write(tmp_path / "before.jsonl", before), write(tmp_path / "after.jsonl", after)]
     compare_answers.main(corpus, files)
     said = capsys.readouterr().out
-    assert "before: 0 of 2 right, after: 1 of 2 right" in said
+    rows = {line.split()[1]: line for line in said.splitlines() if line.startswith("│ ")}
+    assert "0 of 2, 0.0%" in rows["before"] and "1 of 2, 50.0%" in rows["after"]
     assert "slow" in said and "quick" in said
+    compare_answers.main(corpus, files, show=0)
+    said = capsys.readouterr().out
+    assert "slow" not in said and "1 of 2, 50.0%" in said
+
+
+def test_think_tags_are_counted_where_they_belong() -> None:
+    score = compare_answers.Score()
+    for said, expected in [
+        ("<think>\na\n</think>\n6", "<think>\nb\n</think>\n6"),
+        ("<think>\na\n</think>\n6<|endoftext|>", "<think>\nb\n</think>\n7"),
+        ("a\n</think>\n6", "<think>\nb\n</think>\n6"),
+        ("6", "<think>\nb\n</think>\n6"),
+        ("Hello!", "Hello!"),
+        ("<think>\na\n</think>\nHello!", "Hello!"),
+    ]:
+        score.add(said, expected)
+    right, tags, no_open, no_close, redundant, misplaced, empty, stray = score.cells()
+    assert (right, tags, stray) == ("5 of 6, 83.3%", "2 of 4, 50.0%", "1 of 2, 50.0%")
+    assert (no_open, no_close, redundant, misplaced, empty) == ("2", "1", "0", "0", "0")
+    assert compare_answers.Score().cells()[:2] == ["0 of 0", "0 of 0"]
 
 
 def test_files_that_do_not_belong_together(corpus: Path, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import reasoning_gym
 
+from megatron_ring.evaluation.think_tags import tag_errors
 from tools import make_quickstart_corpus as corpus
 
 EQUATION = re.compile(r"[\d+*/ -]+(?: = [\d+*/ -]+)+")
@@ -75,43 +77,63 @@ def test_a_wrong_solution_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch
     assert counts.dropped["not verified"] == counts.made - 50 > 0
 
 
+Made = tuple[Path, dict[str, list[dict]]]
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict], list[dict]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("corpus")
-    corpus.main(folder, train=200, valid=40, seed=3)
-    read = [(folder / f"{name}.jsonl").read_text().splitlines() for name in ("train", "valid")]
-    return folder, *([json.loads(line) for line in lines] for lines in read)
+    corpus.main(folder, stage1=200, stage2=100, valid=40, seed=3)
+    files = {name: folder / f"{name}.jsonl" for name in ("stage1", "stage2", "valid")}
+    return folder, {
+        name: [json.loads(line) for line in file.read_text().splitlines()]
+        for name, file in files.items()
+    }
 
 
-def test_sizes_tasks_and_disjoint_prompts(made: tuple[Path, list[dict], list[dict]]) -> None:
-    _, train, valid = made
-    assert (len(train), len(valid)) == (200, 40)
-    assert {s["task"] for s in train} == {s["task"] for s in valid} == {*corpus.SOLVE, "chat"}
-    assert sum(s["task"] == "chat" for s in train) == 40
-    prompts = [json.dumps(s["messages"][:-1]) for s in train + valid]
-    assert len(set(prompts)) == len(prompts)
-    ids = [s["id"] for s in train + valid]
-    assert len(set(ids)) == len(ids)
+def test_sizes_tasks_and_disjoint_prompts(made: Made) -> None:
+    _, parts = made
+    num_chat = {part: sum(s["task"] == "chat" for s in of) for part, of in parts.items()}
+    assert {part: len(of) for part, of in parts.items()} == {
+        "stage1": 200,
+        "stage2": 100,
+        "valid": 40,
+    }
+    assert num_chat == {"stage1": 0, "stage2": 40, "valid": 8}
+    for samples in parts.values():
+        assert {s["task"] for s in samples} - {"chat"} == set(corpus.SOLVE)
+    every = [sample for samples in parts.values() for sample in samples]
+    assert len({json.dumps(s["messages"][:-1]) for s in every}) == len(every) == 340
+    assert len({s["id"] for s in every}) == 340
 
 
-def test_messages_end_with_the_answer(made: tuple[Path, list[dict], list[dict]]) -> None:
-    _, train, _ = made
-    for sample in train:
+def test_messages_end_with_the_answer(made: Made) -> None:
+    _, parts = made
+    for sample in (s for samples in parts.values() for s in samples):
         assert sample["messages"][-1]["role"] == "assistant"
-        if sample["task"] != "chat":
+        if sample["task"] != "chat" and "damage" not in sample:
             content = sample["messages"][-1]["content"]
             assert re.fullmatch(r"<think>\n.+\n</think>\n.+", content, re.DOTALL)
             assert content.endswith(f"</think>\n{sample['answer']}")
 
 
-def test_the_same_seed_gives_the_same_bytes(
-    made: tuple[Path, list[dict], list[dict]], tmp_path: Path
-) -> None:
-    folder, *_ = made
-    corpus.main(tmp_path / "again", train=200, valid=40, seed=3)
-    corpus.main(tmp_path / "other", train=200, valid=40, seed=4)
+def test_a_share_of_the_thoughts_is_damaged_in_each_way(made: Made) -> None:
+    _, parts = made
+    for part, number in {"stage1": 40, "stage2": 9, "valid": 0}.items():  # 20 % of 200, 15 % of 60
+        damaged = [sample for sample in parts[part] if "damage" in sample]
+        assert len(damaged) == number
+        for sample in damaged:
+            assert tag_errors(sample["messages"][-1]["content"]) == [sample["damage"]]
+        kinds = Counter(sample["damage"] for sample in damaged)
+        assert not damaged or (len(kinds) == 5 and max(kinds.values()) - min(kinds.values()) <= 1)
+
+
+def test_the_same_seed_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
+    folder, _ = made
+    corpus.main(tmp_path / "again", stage1=200, stage2=100, valid=40, seed=3)
+    corpus.main(tmp_path / "other", stage1=200, stage2=100, valid=40, seed=4)
     first, again, other = (
-        (path / "train.jsonl").read_bytes()
+        (path / "stage1.jsonl").read_bytes()
         for path in (folder, tmp_path / "again", tmp_path / "other")
     )
     assert first == again != other
