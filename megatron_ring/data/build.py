@@ -17,7 +17,7 @@ import pyarrow as pa
 from megatron_ring.config import ConfigError, PackConfig
 from megatron_ring.data import documents
 from megatron_ring.data.chat import SampleError
-from megatron_ring.data.documents import Document, Rejected
+from megatron_ring.data.documents import Document, Item, Pair, Rejected
 from megatron_ring.data.packing import Plan, make_plan
 from megatron_ring.data.report import draw_lengths, write_text
 from megatron_ring.data.rows import FORMAT, FolderHash, Rows
@@ -31,9 +31,11 @@ FEATURES = datasets.Features(
         "id": datasets.Value("string"),
     }
 )
+PAIR_FEATURES = datasets.Features(FEATURES | {"format": datasets.List(datasets.Value("bool"))})
+DOCUMENTS = {"chat": 1, "pairs": 2}  # of a sample
 WRITE_BATCH = 512  # documents in an Arrow record batch
 
-Progress = Callable[[Iterator[Document | Rejected], int], Iterator[Document | Rejected]]
+Progress = Callable[[Iterator[Item], int], Iterator[Item]]
 
 
 @dataclass
@@ -43,15 +45,18 @@ class Tally:
     hasher: FolderHash = field(default_factory=FolderHash)
     lengths: list[int] = field(default_factory=list)
     supervised: list[int] = field(default_factory=list)
+    formats: list[int] = field(default_factory=list)  # tokens in format spans
     sources: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     max_id: int = -1
 
     def add(self, document: Document) -> None:
         """Count and hash one document."""
-        self.hasher.add(document.tokens, document.targets, document.source)
+        marks = document.format
+        self.hasher.add(document.tokens, document.targets, document.source, marks)
         self.lengths.append(len(document.tokens))
         self.supervised.append(int(document.targets[1:].sum()))
+        self.formats.append(0 if marks is None else int((marks & document.targets)[1:].sum()))
         self.sources.append(document.source)
         self.max_id = max(self.max_id, int(document.tokens.max()))
 
@@ -65,23 +70,17 @@ def pack(config: PackConfig, progress: Progress = lambda items, total: items) ->
     names = documents.source_names(config.sources)
     check_output(config)
     tokenizer = load_tokenizer(config.tokenizer, config.chat_template)
-    opened = [documents.open_source(source, i) for i, source in enumerate(config.sources)]
+    opened = [documents.open_source(config, i) for i in range(len(config.sources))]
     samples = chain.from_iterable(samples for _, samples in opened)
     stream = progress(documents.tokenize(config, samples), sum(total for total, _ in opened))
     with _new_folder(Path(config.output), config.overwrite) as folder:
         tally = _write_documents(folder, config, stream)
         lengths = np.array(tally.lengths, dtype=np.int64)
-        plan = make_plan(
-            lengths,
-            np.bincount(tally.sources, minlength=len(names)).tolist(),
-            [source.weight for source in config.sources],
-            config.row_tokens,
-            config.epochs,
-            config.seed,
-        )
+        plan = _make_plan(config, lengths, np.array(tally.sources))
         if not len(plan.documents):
             raise ConfigError(
-                f"the plan is empty: {len(lengths)} samples, {len(tally.rejected)} dropped, "
+                f"the plan is empty: {len(lengths) // DOCUMENTS[config.kind]} samples, "
+                f"{len(tally.rejected)} dropped, "
                 f"{config.epochs} epochs; see sources.*.weight and row_tokens={config.row_tokens}"
             )
         if not any(tally.supervised):
@@ -97,6 +96,21 @@ def pack(config: PackConfig, progress: Progress = lambda items, total: items) ->
         write_text(folder / "report.txt", manifest, lengths)
         draw_lengths(folder / "lengths.png", manifest, lengths, np.array(tally.sources))
     return Rows.open(config.output)
+
+
+def _make_plan(config: PackConfig, lengths: np.ndarray, sources: np.ndarray) -> Plan:
+    """The plan of documents; the two of a pair are one card, and stay side by side."""
+    together = DOCUMENTS[config.kind]
+    plan = make_plan(
+        lengths.reshape(-1, together).sum(axis=1),
+        np.bincount(sources[::together], minlength=len(config.sources)).tolist(),
+        [source.weight for source in config.sources],
+        config.row_tokens,
+        config.epochs,
+        config.seed,
+    )
+    shown = plan.documents[:, None] * together + np.arange(together)
+    return Plan(shown.reshape(-1), plan.row_starts * together, plan.rows_in_epoch)
 
 
 def check_output(config: PackConfig) -> None:
@@ -132,14 +146,12 @@ def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_documents(
-    folder: Path, config: PackConfig, stream: Iterator[Document | Rejected]
-) -> Tally:
+def _write_documents(folder: Path, config: PackConfig, stream: Iterator[Item]) -> Tally:
     """documents/ and rejected.jsonl, from a stream that never lies in memory as a whole."""
     tally = Tally()
     names = documents.source_names(config.sources)
     streamed = folder / "documents.arrow"
-    schema = FEATURES.arrow_schema
+    schema = (PAIR_FEATURES if config.kind == "pairs" else FEATURES).arrow_schema
     pending: list[Document] = []
     with (
         open(folder / "rejected.jsonl", "w", encoding="utf-8") as rejected,
@@ -152,9 +164,10 @@ def _write_documents(
                 line = {"where": place, **asdict(item), "source": names[item.source]}
                 rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
                 continue
-            tally.add(item)
-            pending.append(item)
-            if len(pending) == WRITE_BATCH:
+            for document in item if isinstance(item, Pair) else [item]:
+                tally.add(document)
+                pending.append(document)
+            if len(pending) >= WRITE_BATCH:
                 writer.write_batch(_record_batch(pending, schema))
                 pending = []
         if pending:
@@ -177,6 +190,9 @@ def _record_batch(items: list[Document], schema: pa.Schema) -> pa.RecordBatch:
         pa.array([item.source for item in items], pa.int8()),
         pa.array([item.id for item in items], pa.string()),
     ]
+    if "format" in schema.names:
+        marks = pa.array(np.concatenate([item.format for item in items]), pa.bool_())
+        columns.append(pa.ListArray.from_arrays(offsets, marks))
     return pa.record_batch(columns, schema=schema)
 
 
@@ -203,6 +219,8 @@ def _manifest(
                 "placements": int(shown[index]),
             }
         )
+        if config.kind == "pairs":
+            described[-1] |= _describe_pairs(supervised[own], np.array(tally.formats)[own])
     placed = int(lengths[plan.documents].sum())
     about = {
         "path": config.tokenizer,
@@ -212,14 +230,18 @@ def _manifest(
         "pad_id": tokenizer.pad_id,
         "max_id": tally.max_id,
     }
-    fingerprint = tally.hasher.finish(config.row_tokens, about, plan.documents, plan.row_starts)
+    fingerprint = tally.hasher.finish(
+        config.row_tokens, about, plan.documents, plan.row_starts, config.kind
+    )
     num_rows = len(plan.row_starts) - 1
     return {
         "format": FORMAT,
+        "kind": config.kind,
         "fingerprint": fingerprint,
         "row_tokens": config.row_tokens,
         "num_rows": num_rows,
         "num_documents": len(lengths),
+        **({"num_pairs": len(lengths) // 2} if config.kind == "pairs" else {}),
         "num_placements": len(plan.documents),
         "num_tokens": placed,
         "num_supervised": int(supervised[plan.documents].sum()),
@@ -229,4 +251,15 @@ def _manifest(
         "seed": config.seed,
         "tokenizer": about,
         "sources": described,
+    }
+
+
+def _describe_pairs(supervised: np.ndarray, formats: np.ndarray) -> dict[str, int]:
+    """What the manifest adds for a source of pairs; both [documents of the source]."""
+    return {
+        "pairs": len(supervised) // 2,
+        "supervised_chosen": int(supervised[0::2].sum()),
+        "supervised_rejected": int(supervised[1::2].sum()),
+        "format_tokens": int(formats.sum()),
+        "without_format": int((formats.reshape(-1, 2) == 0).any(axis=1).sum()),
     }

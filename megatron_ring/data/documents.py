@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from megatron_ring.config import ConfigError, PackConfig, SourceConfig
 from megatron_ring.data.chat import SampleError, encode_chat
+from megatron_ring.data.pairs import encode_pair, pair_columns, read_preference
 from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
@@ -37,6 +38,14 @@ class Document:
     id: str  # the sample's own `id` where it has one, else its number
     tokens: np.ndarray  # int32 [n]
     targets: np.ndarray  # bool [n]
+    format: np.ndarray | None = None  # bool [n]; a target in a format span (pairs only)
+
+
+class Pair(NamedTuple):
+    """Two documents with one prompt; they share a row."""
+
+    chosen: Document
+    rejected: Document
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,9 @@ class Rejected:
     id: str
     reason: str
     length: int | None  # tokens, None when the sample could not be tokenized
+
+
+Item = Document | Pair | Rejected  # what becomes of a sample
 
 
 def source_names(sources: list[SourceConfig]) -> list[str]:
@@ -65,11 +77,13 @@ def where(source: SourceConfig, number: int) -> str:
     return f"{source.path}:{number}" if is_lines else f"{source.path} row {number}"
 
 
-def open_source(source: SourceConfig, index: int) -> tuple[int, Iterator[Sample]]:
+def open_source(config: PackConfig, index: int) -> tuple[int, Iterator[Sample]]:
     """Number of samples (of JSON: lines) of a source, and the samples in order.
 
     ConfigError names the key when there is no such file or data set, or it lacks the columns.
     """
+    source = config.sources[index]
+    columns_of = pair_columns if config.kind == "pairs" else _columns
     path = Path(source.path)
     if path.suffix in (*JSON_SUFFIXES, ".parquet") and not path.is_file():
         raise ConfigError(f"sources.{index}.path={path}: there is no such file")
@@ -82,18 +96,18 @@ def open_source(source: SourceConfig, index: int) -> tuple[int, Iterator[Sample]
             file = pq.ParquetFile(path)
         except pa.ArrowInvalid as error:
             raise ConfigError(f"sources.{index}.path={path} is no Parquet: {error}") from None
-        columns = _columns(source, index, file.schema_arrow.names)
+        columns = columns_of(source, index, file.schema_arrow.names)
         batches = file.iter_batches(BATCH, columns=columns)
         rows = (row for batch in batches for row in batch.to_pylist())
         total = file.metadata.num_rows
     else:
         table = _load_data_set(source, index)
-        rows = iter(table.select_columns(_columns(source, index, table.column_names)))
+        rows = iter(table.select_columns(columns_of(source, index, table.column_names)))
         total = len(table)
     return total, (Sample(index, number, row) for number, row in enumerate(rows, 1))
 
 
-def tokenize(config: PackConfig, samples: Iterable[Sample]) -> Iterator[Document | Rejected]:
+def tokenize(config: PackConfig, samples: Iterable[Sample]) -> Iterator[Item]:
     """Documents in the order of the samples, whatever the number of processes.
 
     SampleError names file, line and reason of a sample that stops the run (config.invalid,
@@ -111,27 +125,32 @@ def tokenize(config: PackConfig, samples: Iterable[Sample]) -> Iterator[Document
         yield from (item for batch in results for item in batch)
 
 
-def tokenize_sample(
-    config: PackConfig, tokenizer: Tokenizer, sample: Sample
-) -> Document | Rejected:
-    """One sample as a document, or why it is none (SampleError where the run shall stop)."""
+def tokenize_sample(config: PackConfig, tokenizer: Tokenizer, sample: Sample) -> Item:
+    """One sample as document or pair, or why it is none (SampleError where the run shall stop)."""
     source = config.sources[sample.source]
     place = where(source, sample.number)
     name = str(sample.number)
     try:
         record = _parse(sample.record)
         name = str(record.get("id", sample.number))
-        messages, tools = _conversation(source, sample.source, record)
-        tokens, targets = encode_chat(messages, tokenizer, tools)
+        if config.kind == "pairs":
+            answers = encode_pair(read_preference(source, sample.source, record), tokenizer)
+            given = [(answer.tokens, answer.targets, answer.format) for answer in answers]
+        else:
+            messages, tools = _conversation(source, sample.source, record)
+            given = [(*encode_chat(messages, tokenizer, tools), None)]
     except SampleError as error:
         if config.invalid == "drop":
             return Rejected(sample.source, sample.number, name, str(error), None)
         raise SampleError(f"{place}: {error}") from None
-    if len(tokens) <= config.row_tokens:
-        return Document(sample.source, sample.number, name, tokens, targets)
-    reason = f"{len(tokens)} tokens are more than a row of {config.row_tokens} holds"
+    items = [Document(sample.source, sample.number, name, *arrays) for arrays in given]
+    lengths = [len(item.tokens) for item in items]
+    if sum(lengths) <= config.row_tokens:
+        return Pair(*items) if config.kind == "pairs" else items[0]
+    both = " (chosen {}, rejected {})".format(*lengths) if config.kind == "pairs" else ""
+    reason = f"{sum(lengths)} tokens{both} are more than a row of {config.row_tokens} holds"
     if config.overlong == "drop":
-        return Rejected(sample.source, sample.number, name, reason, len(tokens))
+        return Rejected(sample.source, sample.number, name, reason, sum(lengths))
     raise SampleError(f"{place}: {reason}; raise row_tokens, or set overlong=drop")
 
 
@@ -141,7 +160,7 @@ def _tokenizer(path: str, chat_template: str | None) -> Tokenizer:
     return load_tokenizer(path, chat_template)
 
 
-def _tokenize_batch(task: tuple[PackConfig, list[Sample]]) -> list[Document | Rejected]:
+def _tokenize_batch(task: tuple[PackConfig, list[Sample]]) -> list[Item]:
     config, samples = task
     tokenizer = _tokenizer(config.tokenizer, config.chat_template)
     return [tokenize_sample(config, tokenizer, sample) for sample in samples]
@@ -188,6 +207,8 @@ def _conversation(source: SourceConfig, index: int, record: dict[str, Any]) -> t
             raise SampleError(
                 f"no {column!r} here (its keys: {', '.join(record) or 'none'}); "
                 f"set sources.{index}.{key}{_ALTERNATIVE if key == 'messages' else ''}"
+                + _PAIRS
+                * ({"chosen", "rejected"} <= set(record))
             )
     if source.prompt is None:
         return record[source.messages], record.get(source.tools)
@@ -196,10 +217,14 @@ def _conversation(source: SourceConfig, index: int, record: dict[str, Any]) -> t
 
 
 _ALTERNATIVE = ", or .prompt and .response for plain text"
+_PAIRS = "; pairs of answers are packed with kind=pairs"
 
 
 def _needed(source: SourceConfig, index: int) -> dict[str, str]:
     """Config key -> column that must be there."""
+    for key in ("chosen", "rejected", "format_spans"):
+        if getattr(source, key) != SourceConfig.model_fields[key].default:
+            raise ConfigError(f"sources.{index}.{key} is for pairs of answers; add kind=pairs")
     if (source.prompt is None) != (source.response is None):
         missing = "prompt" if source.prompt is None else "response"
         raise ConfigError(
@@ -218,6 +243,8 @@ def _columns(source: SourceConfig, index: int, present: list[str]) -> list[str]:
             raise ConfigError(
                 f"{source.path} has no column {column!r} (its columns: {', '.join(present)}); "
                 f"set sources.{index}.{key}{_ALTERNATIVE if key == 'messages' else ''}"
+                + _PAIRS
+                * ({"chosen", "rejected"} <= set(present))
             )
     optional = [name for name in (source.tools, "id") if name in present]
     return list(dict.fromkeys([*needed.values(), *optional]))

@@ -6,7 +6,8 @@ Shape letters: S = tokens in a row, N = segments in a row (documents, then piece
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class Row:
         return int(self.mask_S.sum())
 
     @property
+    def num_pairs(self) -> int:
+        """Of a row of pairs: documents 2p and 2p + 1 are the chosen and rejected answer of one."""
+        return self.num_documents // 2
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
         return int(self.cu_seqlens[self.num_documents])
@@ -57,11 +63,13 @@ def make_row(
     row_tokens: int,
     pad_id: int,
     sources: Sequence[int] | None = None,
+    formats: Sequence[np.ndarray] | None = None,
 ) -> Row:
     """Lay whole documents end to end and cut the rest into padding of at most PAD_SEGMENT tokens.
 
-    A document's first token is never a label: nothing comes before it. ValueError when the
-    documents do not fit, one is empty, or its targets are not as long as its tokens.
+    A document's first token is never a label: nothing comes before it. `formats` (bool [n] for each
+    document) says which tokens lie in format spans; without it none does. ValueError when the
+    documents do not fit, one is empty, or targets or formats are not as long as its tokens.
     """
     lengths = []
     for index, (tokens, targets) in enumerate(documents):
@@ -70,6 +78,10 @@ def make_row(
         if not len(tokens):
             raise ValueError(f"document {index} is empty")
         lengths.append(len(tokens))
+    if formats is not None and [len(marks) for marks in formats] != lengths:
+        raise ValueError(
+            f"documents of {lengths} tokens but formats of {[len(marks) for marks in formats]}"
+        )
     used = sum(lengths)
     if used > row_tokens:
         raise ValueError(
@@ -80,11 +92,14 @@ def make_row(
     tokens_S = np.full(row_tokens, pad_id, np.int32)
     labels_S = np.zeros(row_tokens, np.int32)
     mask_S = np.zeros(row_tokens, bool)
-    for start, (tokens, targets) in zip(cu_seqlens.tolist(), documents, strict=False):
-        stop = start + len(tokens)
+    format_S = np.zeros(row_tokens, bool)
+    for n, (tokens, targets) in enumerate(documents):
+        start, stop = cu_seqlens[n : n + 2]
         tokens_S[start:stop] = tokens
         labels_S[start : stop - 1] = tokens[1:]
         mask_S[start : stop - 1] = targets[1:]
+        if formats is not None:
+            format_S[start : stop - 1] = formats[n][1:]
     positions_S = np.arange(row_tokens) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     return Row(
         tokens_S=tokens_S,
@@ -93,7 +108,7 @@ def make_row(
         positions_S=positions_S.astype(np.int32),
         cu_seqlens=cu_seqlens,
         num_documents=len(lengths),
-        format_S=np.zeros(row_tokens, bool),
+        format_S=format_S & mask_S,
         sources=np.asarray([0] * len(lengths) if sources is None else sources, dtype=np.int8),
     )
 
@@ -112,9 +127,12 @@ class Rows:
         self.folder = folder
         self.manifest = manifest
         self.documents = documents
-        self._arrow = documents.select_columns(["tokens", "targets", "source"]).with_format("arrow")
+        columns = ["tokens", "targets", "source"] + ["format"] * (self.kind == "pairs")
+        self._arrow = documents.select_columns(columns).with_format("arrow")
         self._plan_documents = plan_documents
         self._row_starts = row_starts
+        self._reference: np.ndarray | None = None
+        self._fingerprint: str = manifest["fingerprint"]
 
     @classmethod
     def open(cls, folder: str | Path) -> "Rows":
@@ -160,8 +178,14 @@ class Rows:
 
     @property
     def fingerprint(self) -> str:
-        """Hex hash of tokens, targets, sources, plan, row length and tokenizer."""
-        return self.manifest["fingerprint"]
+        """Hex hash of tokens, targets, sources, plan, row length, tokenizer, and reference."""
+        return self._fingerprint
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every document, int64."""
+        chunks = self.documents.data.column("tokens").chunks
+        return np.concatenate([np.diff(chunk.offsets).astype(np.int64) for chunk in chunks])
 
     @property
     def tokenizer_size(self) -> int:
@@ -184,17 +208,36 @@ class Rows:
         start, stop = self._row_starts[row : row + 2]
         return self._plan_documents[start:stop].tolist()
 
+    def with_reference(self, scores: np.ndarray, fingerprint: str) -> "Rows":
+        """The same rows, each of which carries its documents' reference scores.
+
+        `scores` are float64 [documents, 2], `fingerprint` that of the model that made them; the
+        rows' own becomes the SHA-256 of both. ValueError when there are not as many scores.
+        """
+        if scores.shape != (len(self.documents), 2):
+            raise ValueError(
+                f"{self.folder} has {len(self.documents)} documents, but the reference scores are "
+                f"of shape {list(scores.shape)}, not [documents, 2]; score it again"
+            )
+        rows = copy(self)
+        rows._reference = np.asarray(scores, dtype=np.float64)
+        rows._fingerprint = hashlib.sha256(f"{self.fingerprint}{fingerprint}".encode()).hexdigest()
+        return rows
+
     def row(self, row: int) -> Row:
         """Row number `row` of the plan, in training order."""
-        table = self._arrow[self.documents_of(row)]
+        documents = self.documents_of(row)
+        table = self._arrow[documents]
         tokens = _split(table.column("tokens"))
         targets = _split(table.column("targets"))
-        return make_row(
+        made = make_row(
             list(zip(tokens, targets, strict=True)),
             self.row_tokens,
             self.manifest["tokenizer"]["pad_id"],
             table.column("source").to_pylist(),
+            list(_split(table.column("format"))) if self.kind == "pairs" else None,
         )
+        return self._referred(made, documents)
 
     def at_step(self, step: int, rows_per_step: int, rank: int = 0, size: int = 1) -> list[Row]:
         """Rows of one data-parallel rank at one step; a pure function of its arguments.
@@ -219,25 +262,38 @@ class Rows:
         """Read everything and hash it again; ValueError when it is not what was packed."""
         hasher = FolderHash()
         for batch in self._arrow.iter(1024):
-            for tokens, targets, source in zip(
+            pairs = self.kind == "pairs"
+            for tokens, targets, source, marks in zip(
                 _split(batch.column("tokens")),
                 _split(batch.column("targets")),
                 batch.column("source").to_pylist(),
+                _split(batch.column("format")) if pairs else [None] * len(batch),
                 strict=True,
             ):
-                hasher.add(tokens, targets, source)
+                hasher.add(tokens, targets, source, marks)
         found = hasher.finish(
-            self.row_tokens, self.manifest["tokenizer"], self._plan_documents, self._row_starts
+            self.row_tokens,
+            self.manifest["tokenizer"],
+            self._plan_documents,
+            self._row_starts,
+            self.kind,
         )
-        if found != self.fingerprint:
+        promised = self.manifest["fingerprint"]
+        if found != promised:
             raise ValueError(
-                f"{self.folder} is damaged: manifest.json has fingerprint {self.fingerprint}, "
+                f"{self.folder} is damaged: manifest.json has fingerprint {promised}, "
                 f"its contents {found}; pack it again"
             )
 
     def empty_row(self) -> Row:
         """A row of padding only."""
-        return make_row([], self.row_tokens, self.manifest["tokenizer"]["pad_id"])
+        made = make_row([], self.row_tokens, self.manifest["tokenizer"]["pad_id"])
+        return self._referred(made, [])
+
+    def _referred(self, row: Row, documents: list[int]) -> Row:
+        return (
+            row if self._reference is None else replace(row, reference=self._reference[documents])
+        )
 
 
 class FolderHash:
@@ -246,11 +302,19 @@ class FolderHash:
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def add(self, tokens: np.ndarray, targets: np.ndarray, source: int) -> None:
-        """Take in one document."""
+    def add(
+        self,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        source: int,
+        marks: np.ndarray | None = None,
+    ) -> None:
+        """Take in one document; `marks`, the tokens in format spans, are there in pairs only."""
         self._hash.update(np.array([len(tokens), source], dtype="<i8").tobytes())
         self._hash.update(np.asarray(tokens, dtype="<i4").tobytes())
         self._hash.update(np.packbits(targets).tobytes())
+        if marks is not None:
+            self._hash.update(np.packbits(marks).tobytes())
 
     def finish(
         self,
@@ -258,10 +322,13 @@ class FolderHash:
         tokenizer: dict[str, Any],
         plan_documents: np.ndarray,
         row_starts: np.ndarray,
+        kind: str = "chat",
     ) -> str:
         """Hex digest of everything that decides a row."""
         decides = {key: tokenizer[key] for key in ("fingerprint", "size", "eos_id", "pad_id")}
         head = {"format": FORMAT, "row_tokens": row_tokens, "tokenizer": decides}
+        if kind != "chat":  # older folders say nothing of a kind
+            head["kind"] = kind
         self._hash.update(json.dumps(head, sort_keys=True).encode())
         for array in (row_starts, plan_documents):
             self._hash.update(np.asarray(array, dtype="<i8").tobytes())
