@@ -6,6 +6,9 @@ Examples:
     python tools/show_rows.py packed/mixture --row 7 --source chat --documents 3
     python tools/show_rows.py packed/gsm8k --row 0 --plain | less
     python tools/show_rows.py packed/gsm8k --documents 0 | less -R
+
+Rows of pairs show the two answers of each pair one after the other, tokens in format spans
+underlined (with --plain in {{…}}).
 """
 
 import sys
@@ -16,12 +19,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from megatron_ring.data.report import LEARNT, STRUCTURE, styled
 from megatron_ring.data.rows import Row, Rows
 from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-TARGET, CONTEXT, PADDING = "bold green", "default", "dim"
+PADDING = "dim"
 
 
 @app.command(help=__doc__)
@@ -50,7 +54,9 @@ def main(
         raise typer.Exit(1) from None
     console.print(headline(rows, packed, row))
     if not plain:
-        console.print(Text.assemble(("learnt", TARGET), " given ", ("padding", PADDING)))
+        structure = [(" structure", STRUCTURE)] * (rows.kind == "pairs")
+        legend = Text.assemble(("learnt", LEARNT), *structure, " given ", ("padding", PADDING))
+        console.print(legend)
     chosen = [
         n
         for n in range(packed.num_documents)
@@ -59,7 +65,9 @@ def main(
     shown = chosen[: documents or None]
     ids = rows.documents[rows.documents_of(row)]["id"]
     for n in shown:
-        title = f"document {n}: {rows.sources[packed.sources[n]]} {ids[n]}"
+        side = ("chosen", "rejected")[n % 2]
+        what = f"pair {n // 2}, {side}" if rows.kind == "pairs" else f"document {n}"
+        title = f"{what}: {rows.sources[packed.sources[n]]} {ids[n]}"
         console.print(document_text(packed, n, title, tokenizer, plain))
     if len(shown) < len(chosen):
         console.print(Text(f"… and {len(chosen) - len(shown)} documents (--documents 0)", "cyan"))
@@ -68,8 +76,11 @@ def main(
 
 def headline(rows: Rows, packed: Row, row: int) -> Text:
     """Counts of the row."""
+    samples = f"{packed.num_documents} documents"
+    if rows.kind == "pairs":
+        samples = f"{packed.num_pairs} pairs"
     return Text(
-        f"row {row} of {rows.num_rows}: {packed.num_documents} documents, {packed.num_tokens:,} "
+        f"row {row} of {rows.num_rows}: {samples}, {packed.num_tokens:,} "
         f"of {rows.row_tokens:,} tokens ({packed.num_tokens / rows.row_tokens:.1%}), "
         f"{packed.num_supervised:,} learnt ({packed.num_supervised / packed.num_tokens:.1%})",
         style="bold",
@@ -80,17 +91,13 @@ def document_text(packed: Row, n: int, title: str, tokenizer: Tokenizer, plain: 
     """One document under a heading; targets coloured, or in [[double brackets]]."""
     start, stop = packed.cu_seqlens[n : n + 2].tolist()
     # Token i is a target where the label before it is one.
-    target = np.concatenate([[False], packed.mask_S[start : stop - 1]])
-    text = Text(f"── {title}: {stop - start} tokens from {start}\n", style="cyan")
-    cuts = np.flatnonzero(np.diff(target)) + 1
-    for part, is_target in zip(
-        np.split(packed.tokens_S[start:stop], cuts), target[[0, *cuts]], strict=True
-    ):
-        decoded = tokenizer.decode(part)
-        if plain and is_target:
-            decoded = f"[[{decoded}]]"
-        text.append(decoded, style=TARGET if is_target else CONTEXT)
-    return text
+    target, marks = (
+        np.concatenate([[False], flags[start : stop - 1]])
+        for flags in (packed.mask_S, packed.format_S)
+    )
+    heading = (f"── {title}: {stop - start} tokens from {start}\n", "cyan")
+    document = styled(tokenizer, packed.tokens_S[start:stop], target, marks, plain)
+    return Text.assemble(heading, document)
 
 
 def padding_text(packed: Row) -> Text:

@@ -10,16 +10,24 @@ from megatron_ring.config.base import Part
 class SourceConfig(Part):
     """One source of chat samples, or of pairs of answers."""
 
-    path: str = Field(description="JSONL or Parquet file, or the name of a `datasets` data set")
+    path: str = Field(
+        description="JSONL or Parquet file, .json array, or the name of a `datasets` data set"
+    )
     name: str | None = Field(None, description="shown in reports; the file's stem when absent")
     subset: str | None = Field(None, description="configuration of a `datasets` data set")
     split: str = Field("train", description="of a `datasets` data set")
     weight: PositiveFloat = Field(
         1.0, description="times each sample is seen an epoch; 0.5 draws half, 2 shows all twice"
     )
-    messages: str = Field("messages", description="column holding the chat turns")
+    messages: str = Field(
+        "messages", description="column holding the chat turns; of pairs, the prompt's"
+    )
     tools: str = Field("tools", description="column holding tool definitions, if there is one")
-    prompt: str | None = Field(None, description="with `response`: a plain-text prompt column")
+    prompt: str | None = Field(
+        None,
+        description="with `response`: a plain-text prompt column; of pairs, the prompt (text or "
+        "turns) where it is neither in `messages` nor in a column named prompt",
+    )
     response: str | None = Field(None, description="plain-text answer column, instead of messages")
     chosen: str = Field("chosen", description="pairs: column holding the better answer")
     rejected: str = Field("rejected", description="pairs: column holding the worse answer")

@@ -28,7 +28,7 @@ BATCH = 64  # samples a process tokenizes at a time
 class Sample(NamedTuple):
     source: int
     number: int  # line of the file, or row of the table; 1 first
-    record: bytes | dict[str, Any]  # a line of JSON, not parsed yet, or the columns
+    record: Any  # a line of JSON (bytes), an element of an array, or the columns of a table
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def source_names(sources: list[SourceConfig]) -> list[str]:
 
 def where(source: SourceConfig, number: int) -> str:
     """A sample's place, as errors name it: `file:line`, or `file row number`."""
-    is_lines = Path(source.path).suffix in JSON_SUFFIXES
+    path = Path(source.path)
+    is_lines = path.suffix in JSON_SUFFIXES and not _is_array(path)
     return f"{source.path}:{number}" if is_lines else f"{source.path} row {number}"
 
 
@@ -87,6 +88,12 @@ def open_source(config: PackConfig, index: int) -> tuple[int, Iterator[Sample]]:
     path = Path(source.path)
     if path.suffix in (*JSON_SUFFIXES, ".parquet") and not path.is_file():
         raise ConfigError(f"sources.{index}.path={path}: there is no such file")
+    if path.suffix in JSON_SUFFIXES and _is_array(path):
+        try:
+            array = json.loads(path.read_bytes())
+        except ValueError as error:  # JSON or UTF-8
+            raise ConfigError(f"sources.{index}.path={path} is no JSON array: {error}") from None
+        return len(array), (Sample(index, number, item) for number, item in enumerate(array, 1))
     if path.suffix in JSON_SUFFIXES:
         with path.open("rb") as file:
             total = sum(1 for _ in file)
@@ -128,7 +135,6 @@ def tokenize(config: PackConfig, samples: Iterable[Sample]) -> Iterator[Item]:
 def tokenize_sample(config: PackConfig, tokenizer: Tokenizer, sample: Sample) -> Item:
     """One sample as document or pair, or why it is none (SampleError where the run shall stop)."""
     source = config.sources[sample.source]
-    place = where(source, sample.number)
     name = str(sample.number)
     try:
         record = _parse(sample.record)
@@ -142,7 +148,7 @@ def tokenize_sample(config: PackConfig, tokenizer: Tokenizer, sample: Sample) ->
     except SampleError as error:
         if config.invalid == "drop":
             return Rejected(sample.source, sample.number, name, str(error), None)
-        raise SampleError(f"{place}: {error}") from None
+        raise SampleError(f"{where(source, sample.number)}: {error}") from None
     items = [Document(sample.source, sample.number, name, *arrays) for arrays in given]
     lengths = [len(item.tokens) for item in items]
     if sum(lengths) <= config.row_tokens:
@@ -151,6 +157,7 @@ def tokenize_sample(config: PackConfig, tokenizer: Tokenizer, sample: Sample) ->
     reason = f"{sum(lengths)} tokens{both} are more than a row of {config.row_tokens} holds"
     if config.overlong == "drop":
         return Rejected(sample.source, sample.number, name, reason, sum(lengths))
+    place = where(source, sample.number)
     raise SampleError(f"{place}: {reason}; raise row_tokens, or set overlong=drop")
 
 
@@ -179,6 +186,14 @@ def _in_order(
         yield pending.popleft().result()
 
 
+def _is_array(path: Path) -> bool:
+    """Is a .json file one array of samples (read as a whole), not one sample a line?"""
+    if path.suffix != ".json":
+        return False
+    with path.open("rb") as file:
+        return next((line.strip()[:1] for line in file if line.strip()), b"") == b"["
+
+
 def _read_lines(path: Path, index: int) -> Iterator[Sample]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -186,13 +201,16 @@ def _read_lines(path: Path, index: int) -> Iterator[Sample]:
                 yield Sample(index, number, line)
 
 
-def _parse(record: bytes | dict[str, Any]) -> dict[str, Any]:
+def _parse(record: Any) -> dict[str, Any]:
     if isinstance(record, dict):
         return {key: value for key, value in record.items() if value is not None}
+    if not isinstance(record, bytes):  # of a .json array
+        raise SampleError(f"a JSON {type(record).__name__}, not an object")
     try:
         parsed = json.loads(record)
     except ValueError as error:  # JSON or UTF-8
-        hint = "; one object a line, not one array" if record.lstrip()[:1] == b"[" else ""
+        array = "; one object a line; an array is read from a file whose name ends in .json"
+        hint = array if record.lstrip()[:1] == b"[" else ""
         raise SampleError(f"not JSON: {error}{hint}") from None
     if not isinstance(parsed, dict):
         raise SampleError(f"a JSON {type(parsed).__name__}, not an object")

@@ -12,7 +12,7 @@ import pytest
 from megatron_ring.config import ConfigError, PackConfig
 from megatron_ring.data.build import pack
 from megatron_ring.data.chat import SampleError
-from megatron_ring.data.rows import Rows
+from megatron_ring.data.rows import FolderHash, Rows
 
 
 def chat(question, answer, **extra):
@@ -191,7 +191,10 @@ def test_parquet_data_set_and_text_columns_give_the_same_rows(make, tmp_path):
         for s in SUMS
     ]
     columns = {"prompt": "q", "response": "a"}
+    array = tmp_path / "sums.json"
+    array.write_text(json.dumps(SUMS, indent=1))
     sources = [
+        {"path": str(array)},
         {"path": str(parquet)},
         {"path": str(saved)},
         {"path": write_lines(tmp_path / "plain.jsonl", plain), **columns},
@@ -229,7 +232,8 @@ def test_overlong_samples_are_dropped_listed_and_counted(make, tmp_path):
 BAD_LINES = {
     '{"messages": [}': "not JSON: Expecting value: line 1 column 15 (char 14)",
     "[{}]": "a JSON list, not an object",
-    "[": "not JSON: Expecting value: line 2 column 1 (char 2); one object a line, not one array",
+    "[": "not JSON: Expecting value: line 2 column 1 (char 2); one object a line; an array is read "
+    "from a file whose name ends in .json",
     '{"text": "hi"}': "no 'messages' here (its keys: text); set sources.0.messages, or .prompt and "
     ".response for plain text",
     '{"messages": [{"role": "gpt", "content": "x"}]}': "turn 1: unknown role 'gpt'; did you mean "
@@ -281,6 +285,9 @@ def test_sources_that_cannot_be(make, tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), table)
     (tmp_path / "no.parquet").write_text("no")
     long = write_lines(tmp_path / "long.jsonl", [chat("q", "a" * 900)])
+    array, half = tmp_path / "array.json", tmp_path / "half.json"
+    array.write_text(json.dumps([SUMS[0], "x"]))
+    half.write_text("\n[{}, ")
     prompt = {"path": here, "prompt": "q"}
     refused = [
         ([{"path": "no.jsonl"}], "sources.0.path=no.jsonl: there is no such file"),
@@ -292,6 +299,9 @@ def test_sources_that_cannot_be(make, tmp_path):
             ".prompt and .response for plain text",
         ),
         ([{"path": str(tmp_path / "no.parquet")}], "no.parquet is no Parquet"),
+        ([{"path": str(array)}], "array.json row 2: a JSON str, not an object"),
+        ([{"path": str(half)}], "half.json is no JSON array: Expecting"),
+        ([{"path": here, "rejected": "bad"}], "sources.0.rejected is for pairs of answers; add"),
         ([{"path": here, "weight": 0.001}], "the plan is empty: 40 samples, 0 dropped, 2 epochs"),
         ([{"path": long}], "no sample is left: 1 dropped; the first: 920 tokens are more than"),
     ]
@@ -350,6 +360,19 @@ def test_damaged_folders_are_refused(make, tmp_path):
     manifest.write_text("{")
     with pytest.raises(ValueError, match="manifest.json is not JSON: .*; pack it again"):
         Rows.open(folder)
+
+
+def test_fingerprint_of_chat_is_what_it_always_was(make):
+    """Taken before there were pairs; the tokenizer's own hash may change with its library."""
+    rows = make()
+    hasher = FolderHash()
+    for document in rows.documents:
+        hasher.add(np.array(document["tokens"]), np.array(document["targets"]), document["source"])
+    about = rows.manifest["tokenizer"] | {"fingerprint": "any"}
+    plan = [np.load(rows.folder / f"plan_{part}.npy") for part in ("documents", "row_starts")]
+    found = hasher.finish(rows.row_tokens, about, *plan)
+    assert found == "b0928ffb1abe4142f03551e0489aaa62b3139bf66c2c04ad61fb191d68e50a7f"
+    assert rows.kind == "chat"
 
 
 def test_pictures_and_copies_are_there(make, ling):

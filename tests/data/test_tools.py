@@ -121,7 +121,7 @@ def test_show_rows_says_what_is_wrong(packed, tmp_path):
 @pytest.mark.slow  # starts a second program
 def test_killed_in_the_middle_nothing_is_there_and_packing_again_works(arguments, tmp_path):
     with open(tmp_path / "chats.jsonl", "a") as file:
-        file.write("\n" + (tmp_path / "chats.jsonl").read_text() * 5000)
+        file.write(("\n" + (tmp_path / "chats.jsonl").read_text()) * 5000)
     command = [sys.executable, "tools/pack.py", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
