@@ -33,7 +33,7 @@ from megatron_ring.convert.synthetic import write_random_model
 from megatron_ring.data.build import pack
 from megatron_ring.data.rows import Rows
 from megatron_ring.model import frozen
-from tests.model.layouts import gradients
+from tests.model.layouts import assemble, gradients
 
 TOLERANCE = 1e-4
 MODEL = ModelConfig(
@@ -160,7 +160,7 @@ def our_step(work: Path, packed: Rows, settings: dict[str, Any]) -> dict[str, An
         models_ = optim.wrap(stages, config.parallel, shard=False)
         table = step.accumulate(models_, rows, head, step.Counts.of(rows, head))
         report = head.report(parallel.sum_over_stages_and_data(table))
-        whole = {key: data for key, _, _, data in gradients(stages)}
+        whole = assemble(gradients(stages))
     report["gradients"] = hugging_face_names(whole)
     return report
 
