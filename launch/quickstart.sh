@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole road on a small scale, as `make quickstart` runs it: corpus, tokenizer, rows, training
-# with two processes, samples before and after, export. Everything lands in runs/quickstart.
+# The whole road on a small scale, as `make quickstart` runs it: corpus, tokenizer, rows, two stages
+# of fine-tuning and DPO with two processes, answers before and after, export. All lands in
+# runs/quickstart.
 # Finished steps are skipped when run again, and training resumes; FRESH=1 starts over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,66 +26,61 @@ step() { # step NAME TITLE COMMAND...: run the command unless NAME is done
   echo "   ($((SECONDS - start)) s)"
 }
 
-train() { # train PROCESSES key=value...; torch.distributed.run is torchrun
-  local processes=$1
-  shift
-  "$bin/python" -m torch.distributed.run --standalone --nproc-per-node "$processes" -m megatron_ring.train \
-    configs/model/ling_tiny.yaml configs/quickstart/train.yaml "$@"
+two() { # two COMMAND...: a Python program in two processes; torch.distributed.run is torchrun
+  "$bin/python" -m torch.distributed.run --standalone --nproc-per-node 2 "$@"
 }
 
-held_out() { # a problem of each kind that training does not see, one a line
-  "$bin/python" - "$run/corpus/valid.jsonl" <<'PYTHON'
-import json, sys
-
-found = {}
-for line in open(sys.argv[1], encoding="utf-8"):
-    sample = json.loads(line)
-    prompt = sample["messages"][-2]["content"]
-    if len(sample["messages"]) == 2 and "\n" not in prompt:
-        found.setdefault(sample["task"], prompt)
-print("\n".join(found.values()))
-PYTHON
+train() { # train STAGE
+  two -m megatron_ring.train configs/model/ling_tiny.yaml configs/quickstart/{train,"$1"}.yaml
 }
 
-newest() { ls -d "$1"/checkpoints/step-* | sort | tail -n 1; } # checkpoint of a run
+pack() { # pack NAME key=value...: rows of corpus/NAME.jsonl
+  "$bin/python" tools/pack.py configs/quickstart/pack.yaml \
+    "sources.0.path=$run/corpus/$1.jsonl" "output=$run/packed/$1" "${@:2}"
+}
 
-answers() { # answers RUN FILE: what its model says to the held-out problems
-  local arguments=()
-  while read -r prompt; do arguments+=(--prompt "$prompt"); done <<<"$(held_out)"
-  "$bin/python" tools/sample.py "$(newest "$1")" "${arguments[@]}" --max-tokens 100 \
-    --output "$2" >"${2%.jsonl}.txt"
+answers() { # answers RUN: what its model says to the held-out prompts, drawn at temperature 1
+  "$bin/python" tools/sample.py "$run/$1" --input "$run/corpus/valid.jsonl" \
+    --temperature 1 --max-tokens 256 --output "$run/answers/$1.jsonl"
 }
 
 step corpus "Problems with worked solutions, checked by reasoning-gym, and short chats" \
   "$bin/python" tools/make_quickstart_corpus.py "$run/corpus"
+step structure "Pairs: right against damaged think tags" \
+  "$bin/python" tools/make_pairs.py tags "$run"/corpus/{stage2,structure}.jsonl --number 800
+step general "Pairs: right against wrong answers" \
+  "$bin/python" tools/make_pairs.py answers "$run"/corpus/{stage2,general}.jsonl --number 200
 step tokenizer "A tokenizer of 2,048 tokens" \
-  "$bin/python" tools/train_tokenizer.py "$run/corpus/train.jsonl" "$run/tokenizer/tokenizer.model"
-step pack-train "Rows of 1,024 tokens to train on" \
-  "$bin/python" tools/pack.py configs/quickstart/pack.yaml
-step pack-valid "Rows that are held out" \
-  "$bin/python" tools/pack.py configs/quickstart/pack.yaml epochs=1 \
-  "sources.0.path=$run/corpus/valid.jsonl" "output=$run/packed/valid"
-step untrained "A model before training (one step with no learning rate to speak of)" \
-  train 1 "run.dir=$run/untrained" parallel.ep=1 optim.steps=1 optim.warmup_steps=0 optim.lr=1e-12
-step train "Training a tiny Ling on two processes, the experts spread over both" train 2
-step plot "The loss as a picture" "$bin/python" tools/plot_loss.py "$run/run"
-step export "Export to Hugging Face format" \
-  "$bin/python" tools/convert_checkpoint.py export "$(newest "$run/run")" "$run/hf"
+  "$bin/python" tools/train_tokenizer.py "$run"/corpus/{stage1,stage2}.jsonl "$run/tokenizer/tokenizer.model"
+step pack-stage1 "Rows of 1,024 tokens for stage 1" pack stage1 epochs=3
+step pack-stage2 "Rows for stage 2" pack stage2 epochs=2
+step pack-valid "Rows that are held out" pack valid epochs=1
+step pack-pairs "Rows of pairs" "$bin/python" tools/pack.py configs/quickstart/pairs.yaml
 
-step answers-before "Answers to held-out problems before training" \
-  answers "$run/untrained" "$run/answers/before.jsonl"
-step answers-after "Answers to held-out problems after training" \
-  answers "$run/run" "$run/answers/after.jsonl"
-"$bin/python" tools/compare_answers.py "$run/corpus/valid.jsonl" "$run"/answers/{before,after}.jsonl
+step stage1 "Stage 1, reasoning: a tiny Ling on two processes, the experts spread over both" \
+  train sft_stage1
+step stage2 "Stage 2, reasoning and general chat" train sft_stage2
+step reference "What stage 2 makes of the pairs" \
+  two tools/score_reference.py "$run/stage2" "$run/packed/pairs" parallel.ep=2
+step dpo "DPO" train dpo
+step plot "The losses as a picture" \
+  "$bin/python" tools/plot_loss.py "$run"/{stage1,stage2,dpo} --output "$run/loss.png"
+step export "Export to Hugging Face format" \
+  "$bin/python" tools/convert_checkpoint.py export "$run/dpo" "$run/hf"
+
+step answers-stage2 "Answers to held-out prompts before DPO" answers stage2
+step answers-dpo "Answers to held-out prompts after DPO" answers dpo
+"$bin/python" tools/compare_answers.py "$run/corpus/valid.jsonl" "$run"/answers/{stage2,dpo}.jsonl --show 6
 
 cat <<TEXT
 
 Done. In $run:
-  corpus/       train.jsonl, valid.jsonl: what was learnt, and what was held out
-  packed/       rows; look at one: $bin/python tools/show_rows.py $run/packed/train
-  run/          loss.png, metrics.jsonl, config.yaml, checkpoints/
-  hf/           the model in Hugging Face format
-  answers/      what the model said before and after
+  corpus/                samples of both stages, pairs of answers, and what was held out
+  packed/                rows; look at one: $bin/python tools/show_rows.py $run/packed/pairs
+  stage1/ stage2/ dpo/   the runs: metrics.jsonl, config.yaml, checkpoints/
+  loss.png               their losses
+  answers/               what the model said before and after DPO
+  hf/                    the model in Hugging Face format
 
 Next:
   $bin/python tools/sample.py $run/hf --prompt "What is the capital of Japan?"

@@ -94,6 +94,11 @@ def test_general_pairs_have_the_answer_of_another_sample_of_the_task(
     assert len({pair["messages"][0]["content"] for pair in pairs}) == len(pairs) > 15
 
 
+def test_the_final_answer_is_what_follows_the_last_tag() -> None:
+    assert make_pairs.final("<think>a</think>\n\n 6\n") == ("<think>a</think>\n\n ", "6")
+    assert make_pairs.final(" Hi! ") == (" ", "Hi!")
+
+
 def test_number_and_seed(chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def made(name: str, **options: int) -> str:
         make_pairs.tags(chats, tmp_path / name, **options)
