@@ -173,6 +173,15 @@ def test_preference_by_hand():
     assert said["loss"] == pytest.approx(float(sums[0]) / 2 + float(sums[1]) / 4)
 
 
+def test_answers_without_the_nll_term_are_not_in_its_mean():
+    """Only pair 0 carries it: three chosen tokens of 0.5 nats."""
+    logp, row = by_hand()
+    loss = LossConfig(sources={"structure": {"nll_coeff": 0}})
+    ours = Preference(loss, SOURCES)
+    assert ours.units(row) == [2, 3]
+    assert ours.report(ours(logp, row).table)["nll_chosen"] == pytest.approx(0.5)
+
+
 def test_the_pull_is_the_gradient():
     """Oracle: autograd's gradient of the pair loss on every token's log-probability."""
     logits, reference, labels, mask, form = random_row()
