@@ -116,7 +116,7 @@ def test_aux_loss_has_its_true_weight_whatever_the_number_of_pairs(tmp_path):
             for c in ("0.5", "0")
         )
         # The norm is of the real step, which sets the weight itself.
-        whole = torch.cat([g.flatten() for g in with_aux["gradients"].values()]).norm()
+        whole = torch.cat([g.double().flatten() for g in with_aux["gradients"].values()]).norm()
         assert with_aux["grad_norm"] == pytest.approx(float(whole), rel=1e-5)
         added[name] = {
             key: gradient - without["gradients"][key]
