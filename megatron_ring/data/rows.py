@@ -291,9 +291,8 @@ class Rows:
         return self._referred(made, [])
 
     def _referred(self, row: Row, documents: list[int]) -> Row:
-        return (
-            row if self._reference is None else replace(row, reference=self._reference[documents])
-        )
+        scores = self._reference
+        return row if scores is None else replace(row, reference=scores[documents])
 
 
 class FolderHash:

@@ -328,6 +328,8 @@ def test_tools_show_pairs(arguments, tmp_path, capsys):
         assert shown[1] == f"{begun}{{{{ </think>{2 * n}}}}}<|endoftext|>]]"
         assert shown[2].startswith(f"── pair {1 - n}, rejected: two {n + 1}: ")
         assert shown[3] == f"{begun}{{{{ {2 * n}}}}}<|endoftext|>]]"
+    coloured = CliRunner().invoke(show_rows.app, [str(tmp_path / "packed")]).output
+    assert "\x1b[1;4;32m<think>0\x1b[0m\x1b[1;32m and 0\x1b[0m" in coloured
 
 
 def test_dry_run_shows_both_answers(arguments, tmp_path, capsys):

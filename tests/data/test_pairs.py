@@ -154,13 +154,33 @@ def test_only_the_answers_are_learnt_and_all_their_turns(ling):
     assert all("<think>x</think>5<|endoftext|><role>HUMAN" in text for text in texts)
 
 
+def test_turns_that_are_not_learnt_have_no_structure(ling):
+    """The learnt turns are compared, first with first; ranges in a turn not learnt mark nothing."""
+    asked = turn("user", "?")
+    unlearnt = turn("assistant", "<think>a</think>b", train=False)
+    chosen = [unlearnt, asked, turn("assistant", "<think>4</think>5")]
+    pair = encode_pair(Preference("?", chosen, "4 5", spans="think"), ling)
+    assert [marked for _, _, marked in shown(ling, pair)] == [["<think>4</think>5"], ["4 5"]]
+    chosen = [turn("assistant", "4"), asked, unlearnt]
+    pair = encode_pair(Preference("?", chosen, "5", spans={"chosen": [[0, 7]]}), ling)
+    assert [marked for _, _, marked in shown(ling, pair)] == [[], []]
+
+
 def test_the_end_token_is_structure_where_nothing_follows_a_tag(ling, make_tokenizer):
     """Ling's end token is added to the text; ChatML's is part of it."""
-    given = Preference("2+2?", "4 so</think>", "4 so", spans="think")
+    ending = Preference("2+2?", "4 so</think>", "4 so", spans="think")
+    followed = Preference("2+2?", "so</think>4", "so4", spans="think")
     chatml = load_tokenizer(make_tokenizer(CHATML, "<|im_end|>"))
-    for tokenizer, end in ((ling, "<|endoftext|>"), (chatml, "<|im_end|>")):
-        marked = [marked for _, _, marked in shown(tokenizer, encode_pair(given, tokenizer))]
-        assert marked == [[f"</think>{end}"], [end]]
+    closing = load_tokenizer(make_tokenizer(CHATML, "<|endoftext|>"))
+    for tokenizer, end in (
+        (ling, "<|endoftext|>"),
+        (chatml, "<|im_end|>"),
+        (closing, "<|im_end|>"),
+    ):
+        pair = encode_pair(ending, tokenizer)
+        assert [marked for *_, marked in shown(tokenizer, pair)] == [[f"</think>{end}"], [end]]
+        pair = encode_pair(followed, tokenizer)
+        assert [marked for *_, marked in shown(tokenizer, pair)] == [["</think>4"], ["4"]]
 
 
 def test_characters_of_many_tokens_are_marked_whole(ling):
