@@ -1,6 +1,6 @@
 """Loss curves of one or more runs, from their metrics.jsonl.
 
-python tools/plot_loss.py runs/quickstart/run
+python tools/plot_loss.py runs/quickstart/stage1
 python tools/plot_loss.py runs/a runs/b --output compared.png
 """
 

@@ -1,6 +1,6 @@
 """A SentencePiece tokenizer for a small model, from chat samples.
 
-    python tools/train_tokenizer.py runs/quickstart/corpus/train.jsonl runs/quickstart/ring.model
+    python tools/train_tokenizer.py runs/quickstart/corpus/stage1.jsonl runs/quickstart/ring.model
     python tools/train_tokenizer.py a.jsonl b.jsonl small.model --vocab-size 4096
 
 Byte-pair encoding with the symbols of Ling's chat format. Text comes back as it went in: nothing is
@@ -56,7 +56,7 @@ def main(
 ) -> None:
     """Train a SentencePiece tokenizer: FILES are JSONL samples and, last, the .model to write.
 
-    Example: python tools/train_tokenizer.py corpus/train.jsonl ring.model --vocab-size 2048
+    Example: python tools/train_tokenizer.py corpus/stage1.jsonl ring.model --vocab-size 2048
     """
     *sources, output = files
     if not sources or output.suffix != ".model":

@@ -13,8 +13,8 @@ from tools import make_quickstart_corpus, train_tokenizer
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
-    make_quickstart_corpus.main(folder, train=400, valid=20, seed=3)
-    return folder / "train.jsonl"
+    make_quickstart_corpus.main(folder, stage1=10, stage2=400, valid=20, seed=3)
+    return folder / "stage2.jsonl"
 
 
 @pytest.fixture(scope="module")
