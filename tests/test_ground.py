@@ -214,16 +214,22 @@ def test_ling_lite_has_the_published_size() -> None:
 
 
 def test_quickstart_files_fit_each_other() -> None:
-    model, recipe = (
-        ROOT / f for f in ("configs/model/ling_tiny.yaml", "configs/quickstart/train.yaml")
-    )
-    run = config.load(config.Config, [str(model), str(recipe)], [])
-    pack = config.load(config.PackConfig, [str(ROOT / "configs/quickstart/pack.yaml")], [])
-    assert parallel.check_layout(run, world_size=2, row_tokens=pack.row_tokens) == 2
-    assert pack.output == run.data.train
-    assert pack.row_tokens <= run.model.max_position_embeddings
-    assert 1e6 < num_weights(run.model) < 4e6
+    quickstart, before = ROOT / "configs/quickstart", None
     script = (ROOT / "launch/quickstart.sh").read_text()
+    packs = {"sft_stage1": "pack", "sft_stage2": "pack", "dpo": "pairs"}
+    for stage, packing in packs.items():
+        files = [ROOT / "configs/model/ling_tiny.yaml", quickstart / "train.yaml"]
+        run = config.load(config.Config, [*map(str, files), str(quickstart / f"{stage}.yaml")], [])
+        pack = config.load(config.PackConfig, [str(quickstart / f"{packing}.yaml")], [])
+        assert parallel.check_layout(run, world_size=2, row_tokens=pack.row_tokens) == 2
+        assert run.run.init_from == before
+        before = run.run.dir
+        folder, name = run.data.train.rsplit("/", 1)
+        assert folder == str(Path(pack.output).parent)
+        assert run.data.train == pack.output or f"pack {name}" in script  # output=… in the script
+        assert set(run.loss.sources) <= {source.name for source in pack.sources}
+        assert pack.row_tokens <= run.model.max_position_embeddings
+        assert 1e6 < num_weights(run.model) < 4e6
     assert "2,048 tokens" in script and run.model.vocab_size == 2048  # train_tokenizer's default
 
 
