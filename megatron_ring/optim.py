@@ -48,9 +48,15 @@ def wrap(
 
 
 def build_optimizer(
-    models: list[DistributedDataParallel], optim: OptimConfig, dtype: torch.dtype
+    models: list[DistributedDataParallel],
+    optim: OptimConfig,
+    dtype: torch.dtype,
+    gloo: bool = True,
 ) -> MegatronOptimizer:
-    """AdamW, its fp32 state sharded over the data-parallel ranks; no decay on norms."""
+    """AdamW, its fp32 state sharded over the data-parallel ranks; no decay on norms.
+
+    Without `gloo` groups its state cannot be saved.
+    """
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -65,6 +71,7 @@ def build_optimizer(
             use_distributed_optimizer=True,
         ),
         models,
+        use_gloo_process_groups=gloo,
     )
     # megatron-core marks the groups; what would heed the mark is Megatron-LM's scheduler.
     for group in optimizer.param_groups:

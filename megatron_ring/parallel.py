@@ -39,6 +39,25 @@ def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) ->
         store=dist.HashStore() if alone else None,
         timeout=timedelta(minutes=30),
     )
+    with _groups(parallel, seed, gloo=True):
+        yield
+
+
+@contextmanager
+def pretended_groups(parallel: ParallelConfig, rank: int, world_size: int) -> Iterator[None]:
+    """The groups of a launch that does not exist: this process is its `rank`, the others are not.
+
+    Collectives return at once and do nothing, so that thousands of ranks fit a laptop.
+    """
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # it registers "fake"
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    with _groups(parallel, seed=0, gloo=False):
+        yield
+
+
+@contextmanager
+def _groups(parallel: ParallelConfig, seed: int, gloo: bool) -> Iterator[None]:
     try:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tp,
@@ -46,6 +65,7 @@ def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) ->
             virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
             expert_model_parallel_size=parallel.ep,
             expert_tensor_parallel_size=1,
+            create_gloo_process_groups=gloo,
         )
         torch.manual_seed(seed)
         model_parallel_cuda_manual_seed(seed)

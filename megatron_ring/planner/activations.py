@@ -1,0 +1,136 @@
+"""What a layer keeps for the backward, in bytes: an estimate, tensor by tensor.
+
+Each entry is a tensor that autograd saves, found by listing them on a CPU and checked against that
+list. A GPU's kernels keep less: its fused RMSNorm only its input, its attention no repeated keys
+and values. Experts are taken to get equally many tokens, times `imbalance`.
+
+Letters: S tokens in a row · D hidden · F expert width · K experts a token · V vocabulary rows.
+"""
+
+from dataclasses import dataclass
+
+from megatron_ring.config import Config
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What the formulas need of configuration, row and device."""
+
+    config: Config
+    row_tokens: int  # S
+    bytes_each: int  # of a number: 2 in bf16, 4 in fp32
+    on_gpu: bool
+    imbalance: float = 1.0  # tokens of the fullest rank's experts / mean
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of a row on one tensor-parallel rank, between the split matrices."""
+        return self.row_tokens // self.config.parallel.tp
+
+
+def residual(w: Widths) -> int:
+    """The hidden states between two layers, of one row."""
+    return w.own_tokens * w.config.model.hidden_size * w.bytes_each
+
+
+def norm(w: Widths) -> int:
+    """RMSNorm: its input and a number a token; unfused, in fp32, with the normalised input."""
+    D = w.config.model.hidden_size
+    kept = D * w.bytes_each if w.on_gpu else 2 * D * 4
+    return w.own_tokens * (kept + 4)
+
+
+def attention(w: Widths) -> dict[str, int]:
+    """Norm, fused projection, rotary, attention by document, output projection."""
+    m, tp, b = w.config.model, w.config.parallel.tp, w.bytes_each
+    heads, groups = m.num_attention_heads // tp, m.num_key_value_heads // tp
+    q, kv = w.row_tokens * heads * m.head_size * b, w.row_tokens * groups * m.head_size * b
+    # Values that are not repeated are a view of the fused projection, and keep all of it.
+    products = {"qkv": q + 2 * kv, "q and k, rotated": q + kv}
+    if not w.on_gpu and groups < heads:
+        products = {"q, keys and values once for each query head": 3 * q}
+    outputs = q if w.on_gpu else 2 * q  # by document, then joined
+    return {
+        "input norm": norm(w),
+        "input of qkv": residual(w),
+        **products,
+        "attention output": outputs,
+        "log-sum-exp": w.row_tokens * heads * 4,
+    }
+
+
+def gated_mlp(w: Widths, width: int) -> dict[str, int]:
+    """A dense MLP or the shared experts: both halves, silu(gate), up + offset, their product."""
+    each = w.row_tokens * width // w.config.parallel.tp * w.bytes_each
+    return {"gate and up": 2 * each, "silu(gate) and up": 2 * each, "input of down": each}
+
+
+def routed(w: Widths) -> dict[str, int]:
+    """Router, permutation, the routed experts."""
+    m, b = w.config.model, w.bytes_each
+    E, K, F = m.num_experts, m.num_experts_per_tok, m.moe_intermediate_size
+    tokens = round(w.own_tokens * K * w.imbalance)
+    # Scores twice (probabilities, balance loss), choices, probabilities; the map of the permutation
+    # as bool and fp32, and its indices.
+    router = w.own_tokens * (8 * E + 8 * K + 4 * K + 13) + w.own_tokens * (5 * E + 8 * K)
+    return {
+        "router and permutation": router,
+        "input of the experts": tokens * m.hidden_size * b,
+        "gate and up of the experts": tokens * 2 * F * b,
+        "silu, product, times probability": tokens * (3 * F + 1) * b,
+    }
+
+
+def layer(w: Widths, is_moe: bool) -> dict[str, int]:
+    """All that one layer keeps of one row."""
+    kept = attention(w) | {"norm before the MLP": norm(w), "input of the MLP": residual(w)}
+    if not is_moe:
+        return kept | gated_mlp(w, w.config.model.intermediate_size)
+    if w.config.model.num_shared_experts:
+        kept |= {
+            f"shared: {name}": size
+            for name, size in gated_mlp(w, w.config.model.shared_intermediate_size).items()
+        }
+    return kept | routed(w)
+
+
+def kept_by_layers(w: Widths, is_moe: list[bool]) -> int:
+    """What some layers keep of one row from forward to backward, recomputation considered."""
+    if w.config.parallel.recompute == "full":
+        return len(is_moe) * residual(w)
+    rotary = w.row_tokens * 2 * w.config.model.head_size * 4  # cos and sin, once for all layers
+    return rotary + sum(sum(layer(w, moe).values()) for moe in is_moe)
+
+
+def kept_by_head(w: Widths, supervised: float) -> int:
+    """Last norm, scored hidden states, labels and results."""
+    scored = round(w.row_tokens * supervised)
+    return norm(w) + scored * (w.config.model.hidden_size * w.bytes_each + 20)
+
+
+def working(w: Widths, is_moe: list[bool]) -> int:
+    """What exists for a moment while one layer is run back.
+
+    Recomputed, a whole layer's activations; in any case the gradients of its widest tensors.
+    """
+    widest = max((layer(w, moe) for moe in set(is_moe)), key=lambda kept: sum(kept.values()))
+    largest = sorted(widest.values())[-2:]
+    again = sum(widest.values()) if w.config.parallel.recompute == "full" else 0
+    return again + sum(largest)
+
+
+def head_working(w: Widths, vocab_rows: int) -> int:
+    """Logits of a chunk of tokens, in fp32 and in the model's format, and the head's gradient in
+    both (kernels/linear_logprob.py)."""
+    chunk = min(w.config.loss.chunk_tokens, w.row_tokens)
+    return vocab_rows * (chunk + w.config.model.hidden_size) * (4 + w.bytes_each)
+
+
+def communication(w: Widths) -> int:
+    """Buffers of a layer's collectives: tokens sent to and received from experts, there and back;
+    the row gathered before a split matrix; what pipeline stages hand on."""
+    m, p = w.config.model, w.config.parallel
+    sent = round(w.own_tokens * m.num_experts_per_tok * w.imbalance) * m.hidden_size * w.bytes_each
+    routed_bytes = 4 * sent if p.ep > 1 else 0
+    gathered = 2 * w.row_tokens * m.hidden_size * w.bytes_each if p.tp > 1 else 0
+    return routed_bytes + gathered + (4 * residual(w) if p.pp > 1 else 0)
