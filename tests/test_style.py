@@ -31,8 +31,18 @@ MAY_IMPORT = (
     | {part: {"config", "kernels"} for part in LAYER_1}
     | {part: LEAVES | LAYER_1 | above for part, above in LAYER_2.items()}
     | {"train": LEAVES | LAYER_1 | set(LAYER_2)}
+    | {"planner": LEAVES | LAYER_1 | {"model"}}
 )
-KNOWS_MEGATRON = {"parallel", "optim", "platform", "model", "checkpoint", "step", "train"}
+KNOWS_MEGATRON = {
+    "parallel",
+    "optim",
+    "platform",
+    "model",
+    "checkpoint",
+    "step",
+    "planner",
+    "train",
+}
 KNOWS_NO_TORCH = {"__init__", "config", "curation", "evaluation", "effects"}
 
 

@@ -86,6 +86,7 @@ def _unique(tensors: Iterable[Tensor], seen: set[int]) -> tuple[int, set[int]]:
 
 def pretend(config: Config, world_size: int, rank: int, work: Workload) -> Need:
     """Build what `rank` of `world_size` would, without its memory or its peers, and count."""
+    platform.prepare()
     meta = torch.device("meta")
     with parallel.pretended_groups(config.parallel, rank, world_size), without_memory():
         stages = build_stages(config, work.dtype, meta)
@@ -143,5 +144,4 @@ def representatives(config: Config, world_size: int) -> list[int]:
 def needs(config: Config, world_size: int, work: Workload) -> list[Need]:
     """The need of each pipeline stage; ConfigError when the layout is impossible."""
     parallel.check_layout(config, world_size, work.row_tokens)
-    platform.prepare()
     return [pretend(config, world_size, r, work) for r in representatives(config, world_size)]
