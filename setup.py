@@ -20,7 +20,7 @@ REQUIRED = [
     "typer",
     "datasets",  # packed documents in Arrow; JSONL, Parquet and hub sources
     "pyarrow",  # their columns, without copies
-    "sentencepiece",
+    "sentencepiece>=0.2.3",  # encode_as_offset_mapping
     "transformers>=5",  # tokenizers and their chat templates only, never its models
     "jinja2",  # chat templates
     "safetensors",
