@@ -1,14 +1,17 @@
 """Speed of preference training: packed pairs, and scores made beforehand, side by side.
 
 \b
-    python tools/bench_preference.py packed/pairs model.vocab_size=126464
     python tools/bench_preference.py packed/pairs --pairs 24 --threads 1
+    python tools/bench_preference.py packed/pairs model.vocab_size=126464
 
 One process, one and the same pairs, forward and backward of all of them, turn by turn:
 
 - packed: rows as planned, scores of the reference read from the rows;
-- padded: a pair a row, every row as long as the longest pair (what DPO without packing does);
+- padded: a pair a row, every row as long as the folder's longest pair (padding to the maximum);
 - resident: packed, and a second model in memory scores every row again (DPO without stored scores).
+
+Only lengths matter: token ids beyond the model's vocabulary are folded into it, so that the tiny
+model need not spend its time on a head of 126,464 rows.
 """
 
 import resource
@@ -58,7 +61,7 @@ def main(
         parallel.check_layout(config, 1, rows.row_tokens)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    together, apart = layouts(rows, pairs)
+    together, apart = layouts(rows, pairs, config.model.vocab_size)
     with parallel.process_groups(config.parallel, device, seed=0):
         policy, second = (build(config, device) for _ in range(2))
         models = optim.wrap(policy, config.parallel)
@@ -82,31 +85,32 @@ def main(
     report(seconds, together, apart, second)
 
 
-def layouts(rows: Rows, pairs: int) -> tuple[list[Row], list[Row]]:
-    """The same pairs packed into rows of the folder's length, and one a row of the longest's."""
+def layouts(rows: Rows, pairs: int, vocab_size: int) -> tuple[list[Row], list[Row]]:
+    """The same pairs packed into rows of the folder's length, and one a row of its longest pair."""
     scores = np.zeros((len(rows.documents), 2))
     alone: list[tuple[list, list[int]]] = []  # (documents of a pair, source of each)
     for number in range(rows.num_rows):
         row = replace(rows.row(number), reference=scores[rows.documents_of(number)])
-        alone += take_apart(row)
+        alone += take_apart(row, vocab_size)
         if len(alone) >= pairs:
             break
     alone = alone[:pairs]
     lengths = [sum(len(tokens) for tokens, _ in documents) for documents, _ in alone]
+    longest = int(rows.lengths.reshape(-1, 2).sum(axis=1).max())
     plan = best_fit(lengths, rows.row_tokens)
     groups = [[alone[i] for i in members] for members in plan]
     return (
         [lay(group, rows.row_tokens) for group in groups],
-        [lay([pair], max(lengths)) for pair in alone],
+        [lay([pair], longest) for pair in alone],
     )
 
 
-def take_apart(row: Row) -> list[tuple[list, list[int]]]:
+def take_apart(row: Row, vocab_size: int) -> list[tuple[list, list[int]]]:
     """The pairs of a row as documents; targets lie one behind the labels' mask."""
     documents = []
     for start, stop in zip(row.cu_seqlens, row.cu_seqlens[1 : row.num_documents + 1], strict=False):
         targets = np.concatenate([[False], row.mask_S[start : stop - 1]])
-        documents.append((row.tokens_S[start:stop], targets))
+        documents.append((row.tokens_S[start:stop] % vocab_size, targets))
     pairs = range(0, len(documents), 2)
     return [(documents[i : i + 2], row.sources[i : i + 2].tolist()) for i in pairs]
 
