@@ -158,15 +158,20 @@ def check(
     return compare(config, models, stages, rows, head, reference)
 
 
-def check_weights(config: Config, stages: list[LingModel], reference: Reference) -> None:
-    """ConfigError when the weights loaded are not those that made the scores."""
-    about = reference.about
+def check_dtype(config: Config, about: About) -> None:
+    """ConfigError when the run computes in another number format than the scores were made in."""
     here = dtype_name(config.run.dtype)
     if about.dtype != here:
         raise ConfigError(
             f"the reference scores were made in {about.dtype}, this run computes in {here}; score "
             f"again with run.dtype={here}"
         )
+
+
+def check_weights(config: Config, stages: list[LingModel], reference: Reference) -> None:
+    """ConfigError when the weights loaded are not those that made the scores."""
+    about = reference.about
+    check_dtype(config, about)
     own = weights.fingerprint(stages)
     if own != about.weights:
         raise ConfigError(

@@ -84,8 +84,8 @@ def open_rows(config: Config) -> Rows:
 
 def check_start(config: Config, rows: Rows, device: torch.device) -> None:
     """ConfigError when a backend cannot run here, when run.init_from holds no weights or others
-    than the model's, or when run.dir holds another run."""
-    from megatron_ring import checkpoint
+    than the model's, when run.dir holds another run, or scores were made in another dtype."""
+    from megatron_ring import checkpoint, reference
     from megatron_ring.model import attention, experts, weights
 
     dtype = platform.dtype(config.run.dtype)
@@ -96,6 +96,8 @@ def check_start(config: Config, rows: Rows, device: torch.device) -> None:
         checkpoint.check_same_run(there[-1], config, rows.fingerprint)
     elif config.run.init_from is not None:
         weights.check(config.model, weights.open_weights(config.run.init_from))
+        if config.loss.head == "dpo":
+            reference.check_dtype(config, Reference.open(Rows.open(rows.folder)).about)
 
 
 def _open(folder: str, config: Config) -> Rows:

@@ -27,7 +27,7 @@ from tools import score_reference
 TINY = Path(__file__).parent / "golden" / "ling_lite_tiny"
 
 
-def pack_pairs(folder, tokenizer, name, numbers):
+def pack_pairs(folder, tokenizer, name, numbers, epochs=1):
     """Sums, right against wrong ("general") and in think tags, whole against broken ("tags")."""
     general, tags = folder / f"{name}-general.jsonl", folder / f"{name}-tags.jsonl"
     with general.open("w") as one, tags.open("w") as other:
@@ -48,6 +48,7 @@ def pack_pairs(folder, tokenizer, name, numbers):
             SourceConfig(path=str(tags), name="tags"),
         ],
         row_tokens=256,
+        epochs=epochs,
     )
     pack(config)
     return folder / name
@@ -175,12 +176,24 @@ def test_a_killed_scoring_goes_on_where_it_was(scored, unscored, tmp_path):
     assert not partial.exists()
 
 
+def test_rows_that_repeat_have_their_routing_too(packed, tmp_path, capsys):
+    """Three epochs of one row: answers are scored once, the routing of every row is kept."""
+    folder = pack_pairs(tmp_path, packed / "tokenizer", "again", range(2, 4), epochs=3)
+    score(folder)
+    rows = Rows.open(folder)
+    routing = Reference.open(rows).routing
+    assert len(routing) == 8 > rows.num_rows // 3  # the kept rows reach into the next epoch
+    assert all(kept.any() for kept in routing)
+    train.main(options(folder, tmp_path / "run", "data.rows_per_step=8", "optim.steps=1"))
+    assert "routing flips 0.000% of expert choices" in capsys.readouterr().out
+
+
 def test_a_partial_of_other_weights_is_thrown_away(unscored, tmp_path):
     rows = Rows.open(copy(unscored, tmp_path))
     about = About("a", "model", "fp32", rows.fingerprint, (1, 1, 256, 1))
     first = Partial(rows, about)
     documents = rows.documents_of(0)
-    first.add(0, np.ones((len(documents), 2)), None)
+    first.add(0, np.ones((len(documents), 2)), np.ones((1, 256, 1), np.uint16))
     assert 0 not in Partial(rows, about).missing()
     other = About("b", "model", "fp32", rows.fingerprint, (1, 1, 256, 1))
     assert Partial(rows, other).missing() == list(range(rows.num_rows))

@@ -86,7 +86,9 @@ def main(
 ) -> None:
     try:
         config = read(arguments)
-        limit = size(memory_size, "--memory") - size(reserve, "--reserve")
+        limit = room(memory_size, reserve)
+        if as_json is not None and not as_json.parent.is_dir():
+            raise ConfigError(f"--json {as_json}: there is no folder {as_json.parent}")
         data = whole_data(packed, tokens, document_tokens, supervised, row_tokens)
         if data is not None:
             supervised = data[1].supervised / max(data[1].tokens, 1)
@@ -133,6 +135,14 @@ def size(text: str, option: str) -> int:
     if not found or found[2].upper() not in UNITS:
         raise ConfigError(f"{option} {text} is no size such as 80GB, 141GB or 79GiB")
     return round(float(found[1]) * UNITS[found[2].upper()])
+
+
+def room(memory_size: str, reserve: str) -> int:
+    """Bytes of a device that are left for the run."""
+    limit = size(memory_size, "--memory") - size(reserve, "--reserve")
+    if limit <= 0:
+        raise ConfigError(f"--memory {memory_size} is no more than --reserve {reserve}")
+    return limit
 
 
 def whole_data(

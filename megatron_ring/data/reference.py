@@ -87,12 +87,16 @@ class Partial:
         self.routing = np.load(self.folder / ROUTING, mmap_mode="r+")
 
     def missing(self) -> list[int]:
-        """Rows still to be scored: each shows an answer that no row before it shows."""
+        """Rows still to be scored: each shows an answer that no row before it shows.
+
+        The first rows are run for their routing in any case, also when an epoch repeats itself.
+        """
         covered = ~np.isnan(self.scores).any(axis=1)
         wanted = []
         for number in range(self.rows.num_rows):
             documents = self.rows.documents_of(number)
-            if not covered[documents].all():
+            routed = number >= len(self.routing) or self.routing[number].any()
+            if not (routed and covered[documents].all()):
                 wanted.append(number)
                 covered[documents] = True
         return wanted

@@ -91,6 +91,8 @@ def test_sizes_and_durations_by_hand():
             ["parallel.recompte=full"],
             "unknown config key parallel.recompte; did you mean parallel.recompute?",
         ),
+        (["--memory", "4GB"], "--memory 4GB is no more than --reserve 5GB"),
+        (["--json", "no/where.json"], "--json no/where.json: there is no folder no"),
         (["--packed", "nowhere"], "nowhere is not a packed folder"),
     ],
 )
