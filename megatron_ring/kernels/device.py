@@ -1,0 +1,26 @@
+"""Where Triton kernels can run: NVIDIA GPUs from compute capability 8.0, and Triton's interpreter."""
+
+import importlib.util
+import os
+
+import torch
+
+# Triton's interpreter runs kernels on a CPU, one program after the other: for tests. It reads bf16
+# as 16-bit integers, silently, so only fp32 may reach it.
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton kernels run on `device`."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if device.type == "cuda":
+        return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and INTERPRET
+
+
+def architecture(device: torch.device) -> int:
+    """The generation whose tile sizes fit: 90 from compute capability 9.0, else 80."""
+    if device.type != "cuda":
+        return 80
+    return 90 if torch.cuda.get_device_capability(device) >= (9, 0) else 80
