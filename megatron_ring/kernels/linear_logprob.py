@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_ring.kernels.device import has_triton
+
 # How many logits at a time the torch backend holds in fp32: few enough for a CPU's caches, many
 # enough to keep a GPU busy.
 FP32_LOGITS = {"cpu": 2**20, "cuda": 2**25}
@@ -39,6 +41,11 @@ class _Settings(NamedTuple):
     gradient: str
     backend: str
     entropy: bool
+
+
+def choose_backend(device: torch.device) -> str:
+    """Triton on a GPU that it supports, else torch."""
+    return "triton" if device.type == "cuda" and has_triton(device) else "torch"
 
 
 def linear_logprob(

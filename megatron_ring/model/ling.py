@@ -33,6 +33,7 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from megatron_ring.config import Config, ModelConfig, ParallelConfig
+from megatron_ring.kernels import linear_logprob as head
 from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
 from megatron_ring.model import attention, experts
 from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_angles
@@ -163,6 +164,8 @@ class LingModel(GPTModel):
         router_loss: RouterLoss,
         *,
         chunk_tokens: int,
+        head_gradient: str,
+        head_backend: str,
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None,
@@ -178,6 +181,7 @@ class LingModel(GPTModel):
             vp_stage=vp_stage,
         )
         self.arch, self.chunk_tokens, self.router_loss = model, chunk_tokens, router_loss
+        self.head_options = {"gradient": head_gradient, "backend": head_backend}
         self.routers: dict[int, LingRouter] = {}
         for module in self.modules():
             if isinstance(module, LingRouter):
@@ -234,10 +238,8 @@ class LingModel(GPTModel):
             return hidden_SD @ weight_VD.T
         # Unsupervised positions need no logits: prompts are often most of a row.
         at_N = mask_S.nonzero()[:, 0]
-        hidden_ND = hidden_SD.index_select(0, at_N)
-        if scale_D is not None:
-            hidden_ND = (hidden_ND / scale_D).to(hidden_ND.dtype)
-        logp_N = linear_logprob(hidden_ND, weight_VD, labels_S[at_N], self.chunk_tokens, group)
+        given = (hidden_SD.index_select(0, at_N), weight_VD, labels_S[at_N], self.chunk_tokens)
+        logp_N = linear_logprob(*given, group, scale_D=scale_D, **self.head_options)
         return torch.zeros(len(hidden_SD), device=logp_N.device).index_put((at_N,), logp_N)
 
 
@@ -263,6 +265,9 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
                 TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm),
                 router_loss,
                 chunk_tokens=config.loss.chunk_tokens,
+                # The SFT loss is a plain sum: one gradient for all tokens.
+                head_gradient="forward" if config.loss.head == "sft" else "backward",
+                head_backend=head.choose_backend(device),
                 pre_process=pp.rank() == 0 and chunk == 0,
                 post_process=pp.rank() == pp.size() - 1 and chunk == config.parallel.vpp - 1,
                 vp_stage=vp_stage,
