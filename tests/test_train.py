@@ -215,7 +215,9 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(poison):
         _, _, norm = step.train_step(models, optimizer, rows, 1e-3, losses.SFT(["all"]))
         assert math.isfinite(norm)
         before = [p.detach().clone() for p in stages[0].parameters()]
-        hook = stages[0].output_layer.weight.register_hook(lambda grad: grad * poison)
+        # Not the head's weight: its gradient goes straight to the buffer, past any hook.
+        norm_weight = stages[0].decoder.final_layernorm.weight
+        hook = norm_weight.register_hook(lambda grad: grad * poison)
         with pytest.raises(FloatingPointError) as error:
             step.train_step(models, optimizer, rows, 1e-3, losses.SFT(["all"]))
         assert str(error.value) == (
