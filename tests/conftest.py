@@ -1,9 +1,14 @@
 """What many tests need: a tiny packed folder of real chat samples."""
 
 import json
+import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton reads it when it first sees a kernel: its interpreter runs them on a CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from megatron_ring.config import PackConfig, SourceConfig
 from megatron_ring.data.build import pack

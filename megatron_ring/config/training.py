@@ -182,8 +182,9 @@ class ParallelConfig(Part):
 
 
 class ExpertsConfig(Part):
-    backend: Literal["auto", "torch", "loop"] = Field(
-        "auto", description="torch: grouped_mm over stacked weights; loop: the slow reference"
+    backend: Literal["auto", "triton", "torch", "loop"] = Field(
+        "auto",
+        description="triton: fused kernels (CUDA, bf16); torch: grouped_mm; loop: slow reference",
     )
 
 

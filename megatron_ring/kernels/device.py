@@ -1,4 +1,4 @@
-"""Where Triton kernels can run: NVIDIA GPUs from compute capability 8.0, and Triton's interpreter."""
+"""Where Triton kernels run: NVIDIA GPUs from compute capability 8.0, and Triton's interpreter."""
 
 import importlib.util
 import os
@@ -15,7 +15,8 @@ def has_triton(device: torch.device) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type == "cuda":
-        return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+        nvidia = torch.version.cuda is not None and torch.cuda.is_available()
+        return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and INTERPRET
 
 

@@ -51,7 +51,7 @@ def running_kernel(counts_BE, counts_E, B, E, BB: tl.constexpr):
 def blocks_kernel(
     counts_E, first_E, expert_M, M, E, BM: tl.constexpr, BE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """first_E [E + 1]: the block of rows where each expert begins; expert_M: whose each block is."""
+    """first_E [E + 1]: the block of rows where each expert begins. expert_M: whose a block is."""
     e = tl.arange(0, BE)
     count = tl.load(counts_E + e, mask=e < E, other=0).to(tl.int32)
     blocks = (count + BM - 1) // BM

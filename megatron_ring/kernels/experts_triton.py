@@ -67,17 +67,18 @@ def _inside(row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BR: tl.const
 
 @triton.jit
 def _load(matrix, first, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BR: tl.constexpr,
-          BC: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
+          BC: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
     """Block [row…, column…] of the ROWS × COLUMNS matrix that begins at row `first` of `matrix`.
 
-    Beyond COLUMNS it is zeros. Beyond ROWS it is zeros or, by TMA, whatever follows: rows that the
-    caller multiplies by zeros or does not store.
+    Beyond COLUMNS it is zeros; STEP is what the caller goes through the columns by: where it
+    divides them, no block is cut. Beyond ROWS it is zeros or, by TMA, whatever follows: rows that
+    the caller multiplies by zeros or does not store.
     """
     if TMA:
         return matrix.load([first + row, column])
     else:
         at = _at(matrix, first, row, column, COLUMNS, BR, BC)
-        if ROWS % BR == 0 and COLUMNS % BC == 0:
+        if ROWS % BR == 0 and COLUMNS % STEP == 0:
             return tl.load(at)
         else:
             return tl.load(at, mask=_inside(row, column, ROWS, COLUMNS, BR, BC), other=0.0)
@@ -85,14 +86,14 @@ def _load(matrix, first, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 
 @triton.jit
 def _store(matrix, row, column, block, COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
-           TMA: tl.constexpr):  # fmt: skip
-    """Write a block of a buffer of the layout, whose rows never run out."""
+           STEP: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
+    """Write a block of a buffer of the layout, whose rows never run out. STEP as in `_load`."""
     if TMA:
         matrix.store([row, column], block.to(matrix.dtype))
     else:
         at = _at(matrix, row, 0, column, COLUMNS, BR, BC)
         block = block.to(matrix.dtype.element_ty)
-        if COLUMNS % BC == 0:
+        if COLUMNS % STEP == 0:
             tl.store(at, block)
         else:
             tl.store(at, block, mask=_inside(0, column, BR, COLUMNS, BR, BC))
@@ -136,17 +137,17 @@ def up_kernel(
         for k in range(0, D, BK):
             left = _gathered(x, token, k, D, BK)
             right = _gate_and_up(w1, e, n * BF, k, F, D, BF, BK, TMA)
-            acc = tl.dot(left, right.T, acc)
+            acc = tl.dot(left, right.T, acc, input_precision="ieee")
         gate, up = _halves(acc, BM, 2 * BF)
         # The backward computes a again from the stored h: rounded first, it finds the same bits.
         gate = gate.to(x.dtype.element_ty)
         up = up.to(x.dtype.element_ty)
-        _store(h, m * BM, n * BF, gate, F, BM, BF, TMA)
-        _store(h, R + m * BM, n * BF, up, F, BM, BF, TMA)
+        _store(h, m * BM, n * BF, gate, F, BM, BF, BF, TMA)
+        _store(h, R + m * BM, n * BF, up, F, BM, BF, BF, TMA)
         gate = gate.to(tl.float32)
         product = gate * tl.sigmoid(gate) * up.to(tl.float32)
         prob = tl.load(prob_R + rows)[:, None]
-        _store(a, m * BM, n * BF, product * prob, F, BM, BF, TMA)
+        _store(a, m * BM, n * BF, product * prob, F, BM, BF, BF, TMA)
 
 
 @triton.jit
@@ -162,10 +163,10 @@ def down_kernel(
         e, m, n = _locate(tile, expert_M, first_E, columns, GROUP)
         acc = tl.zeros((BM, BD), tl.float32)
         for k in range(0, F, BK):
-            left = _load(a, m * BM, 0, k, BM, F, BM, BK, TMA)
-            right = _load(w2, e * D, n * BD, k, D, F, BD, BK, TMA)
-            acc = tl.dot(left, right.T, acc)
-        _store(y, m * BM, n * BD, acc, D, BM, BD, TMA)
+            left = _load(a, m * BM, 0, k, BM, F, BM, BK, BK, TMA)
+            right = _load(w2, e * D, n * BD, k, D, F, BD, BK, BK, TMA)
+            acc = tl.dot(left, right.T, acc, input_precision="ieee")
+        _store(y, m * BM, n * BD, acc, D, BM, BD, BD, TMA)
 
 
 @triton.jit
@@ -187,47 +188,40 @@ def combine_kernel(
 @triton.jit
 def _activation_backward(
     da, h, dh, a, m, column, R, prob,
-    F: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, TMA: tl.constexpr,
+    F: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Stores dh and a of BC columns; returns their part of the probability's gradient."""
-    gate = _load(h, m * BM, 0, column, BM, F, BM, BC, TMA).to(tl.float32)
-    up = _load(h, R + m * BM, 0, column, BM, F, BM, BC, TMA).to(tl.float32)
+    gate = _load(h, m * BM, 0, column, BM, F, BM, BC, STEP, TMA).to(tl.float32)
+    up = _load(h, R + m * BM, 0, column, BM, F, BM, BC, STEP, TMA).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
     product = gate * sigmoid * up
-    _store(a, m * BM, column, product * prob, F, BM, BC, TMA)
+    _store(a, m * BM, column, product * prob, F, BM, BC, STEP, TMA)
     of_prob = tl.sum(da * product, axis=1)
     da = da * prob
     dgate = da * up * (sigmoid + gate * sigmoid * (1 - sigmoid))
-    _store(dh, m * BM, column, dgate, F, BM, BC, TMA)
-    _store(dh, R + m * BM, column, da * gate * sigmoid, F, BM, BC, TMA)
+    _store(dh, m * BM, column, dgate, F, BM, BC, STEP, TMA)
+    _store(dh, R + m * BM, column, da * gate * sigmoid, F, BM, BC, STEP, TMA)
     return of_prob
 
 
 @triton.jit
 def _chunks_backward(
     da, h, dh, a, m, column, R, prob,
-    F: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, CHUNKS: tl.constexpr, TMA: tl.constexpr,
+    F: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, STEP: tl.constexpr,
+    CHUNKS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """The same in CHUNKS chunks of columns, one after the other, to spare registers."""
     if CHUNKS == 1:
-        return _activation_backward(da, h, dh, a, m, column, R, prob, F, BM, BC, TMA)
-    elif CHUNKS == 2:
-        one, two = _halves(da, BM, BC)
-        half: tl.constexpr = BC // 2
-        of_prob = _activation_backward(one, h, dh, a, m, column, R, prob, F, BM, half, TMA)
-        column += half
-        return of_prob + _activation_backward(
-            two, h, dh, a, m, column, R, prob, F, BM, half, TMA
-        )
+        return _activation_backward(da, h, dh, a, m, column, R, prob, F, BM, BC, STEP, TMA)
     else:
         one, two = _halves(da, BM, BC)
         half: tl.constexpr = BC // 2
         of_prob = _chunks_backward(
-            one, h, dh, a, m, column, R, prob, F, BM, half, CHUNKS // 2, TMA
+            one, h, dh, a, m, column, R, prob, F, BM, half, STEP, CHUNKS // 2, TMA
         )
         column += half
         return of_prob + _chunks_backward(
-            two, h, dh, a, m, column, R, prob, F, BM, half, CHUNKS // 2, TMA
+            two, h, dh, a, m, column, R, prob, F, BM, half, STEP, CHUNKS // 2, TMA
         )
 
 
@@ -250,12 +244,10 @@ def down_backward_kernel(
         acc = tl.zeros((BM, BF), tl.float32)
         for k in range(0, D, BK):
             left = _gathered(dy, token, k, D, BK)
-            right = _load(w2, e * D, k, n * BF, D, F, BK, BF, TMA)
-            acc = tl.dot(left, right, acc)
+            right = _load(w2, e * D, k, n * BF, D, F, BK, BF, BF, TMA)
+            acc = tl.dot(left, right, acc, input_precision="ieee")
         prob = tl.load(prob_R + rows)[:, None]
-        of_prob = _chunks_backward(
-            acc, h, dh, a, m, n * BF, R, prob, F, BM, BF, CHUNKS, TMA
-        )
+        of_prob = _chunks_backward(acc, h, dh, a, m, n * BF, R, prob, F, BM, BF, BF, CHUNKS, TMA)
         tl.store(dprob_NR + n.to(tl.int64) * R + rows, of_prob)
 
 
@@ -274,10 +266,10 @@ def up_backward_kernel(
         acc = tl.zeros((BM, BD), tl.float32)
         for k in range(0, 2 * half):
             plane, f = k // half, k % half * BK
-            left = _load(dh, plane * R + m * BM, 0, f, BM, F, BM, BK, TMA)
-            right = _load(w1, (2 * e + plane) * F, f, n * BD, F, D, BK, BD, TMA)
-            acc = tl.dot(left, right, acc)
-        _store(dx, m * BM, n * BD, acc, D, BM, BD, TMA)
+            left = _load(dh, plane * R + m * BM, 0, f, BM, F, BM, BK, BK, TMA)
+            right = _load(w1, (2 * e + plane) * F, f, n * BD, F, D, BK, BD, BD, TMA)
+            acc = tl.dot(left, right, acc, input_precision="ieee")
+        _store(dx, m * BM, n * BD, acc, D, BM, BD, BD, TMA)
 
 
 @triton.jit
@@ -310,12 +302,12 @@ def weight_gradient_kernel(
         token = tl.load(token_R + start + k, mask=start + k < end, other=0)
         for row in range(start, end, BK):
             next_token = tl.load(token_R + row + BK + k, mask=row + BK + k < end, other=0)
-            one = _load(left, plane * R + row, 0, f, BK, F, BK, BF, TMA)
+            one = _load(left, plane * R + row, 0, f, BK, F, BK, BF, BF, TMA)
             two = _gathered(right, token, d, D, BD)
             if DOWN:
-                acc = tl.dot(two.T, one, acc)
+                acc = tl.dot(two.T, one, acc, input_precision="ieee")
             else:
-                acc = tl.dot(one.T, two, acc)
+                acc = tl.dot(one.T, two, acc, input_precision="ieee")
             token = next_token
         if DOWN:
             _store_weight(acc, out, e * D, d, f, D, F, BD, BF, ADD, CHUNKS)

@@ -1,4 +1,4 @@
-"""All routed experts of a rank as two stacked weights, in the place of megatron-core's experts."""
+"""The mixture-of-experts layer, and the routed experts of a rank as two stacked weights."""
 
 from typing import Any
 
@@ -6,39 +6,70 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from megatron_ring.config import ConfigError, ModelConfig
-from megatron_ring.kernels.grouped_mlp import GROUPED_MLP
+from megatron_ring.kernels.device import has_triton
+from megatron_ring.kernels.experts import grouped_mlp, moe_mlp
+from megatron_ring.model.router import LingRouter
 
 
 def choose_backend(name: str, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
     """The kernel that `experts.backend=name` means here; ConfigError says why not."""
+    reasons = {"triton": _why_not_triton(device, dtype), "torch": _why_not_torch(device, dtype)}
+    odd = _odd_width(model, dtype)
+    if name == "auto":
+        if device.type != "cuda":
+            return "loop" if odd or reasons["torch"] else "torch"
+        possible = [one for one in ("triton", "torch") if not reasons[one] and not odd]
+        return possible[0] if possible else "loop"
+    if reason := reasons.get(name) or (odd if name != "loop" else ""):
+        raise ConfigError(f"experts.backend={name} {reason}")
+    return name
+
+
+def _why_not_triton(device: torch.device, dtype: torch.dtype) -> str:
+    """What keeps the Triton kernels from running, with a remedy; empty when nothing does."""
+    if not has_triton(device):
+        return (
+            "needs Triton and an NVIDIA GPU of compute capability 8.0 or newer, this run has "
+            f"{device.type}; use experts.backend=auto"
+        )
+    wanted = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype != wanted:
+        where = "on a GPU" if device.type == "cuda" else "in Triton's interpreter"
+        return f"computes in {wanted} {where}, this run in {dtype}; set run.dtype or use loop"
+    return ""
+
+
+def _why_not_torch(device: torch.device, dtype: torch.dtype) -> str:
     if device.type == "cuda" and dtype != torch.bfloat16:
-        if name == "torch":
-            raise ConfigError(
-                f"experts.backend=torch computes in bf16 on a GPU, this run in {dtype}; use "
-                "run.dtype=bf16 or experts.backend=loop"
-            )
-        return "loop"
+        return (
+            f"computes in bf16 on a GPU, this run in {dtype}; use run.dtype=bf16 or "
+            "experts.backend=loop"
+        )
+    return ""
+
+
+def _odd_width(model: ModelConfig, dtype: torch.dtype) -> str:
+    """Grouped GEMMs and bulk tensor copies want rows that begin at multiples of 16 bytes."""
     widths = {
         "hidden_size": model.hidden_size,
         "moe_intermediate_size": model.moe_intermediate_size,
     }
-    # torch's grouped_mm wants rows that begin at multiples of 16 bytes.
-    odd = {key: width for key, width in widths.items() if width * dtype.itemsize % 16}
-    if name == "torch" and odd:
-        (key, width), *_ = odd.items()
-        raise ConfigError(
-            f"experts.backend=torch needs rows of a multiple of 16 bytes: model.{key}={width} in "
-            f"{dtype} has {width * dtype.itemsize}; use experts.backend=loop"
-        )
-    return ("loop" if odd else "torch") if name == "auto" else name
+    for key, width in widths.items():
+        if width * dtype.itemsize % 16:
+            return (
+                f"needs rows of a multiple of 16 bytes: model.{key}={width} in {dtype} has "
+                f"{width * dtype.itemsize}; use experts.backend=loop"
+            )
+    return ""
 
 
 class RoutedExperts(MegatronModule):
-    """SwiGLU experts over rows that the dispatcher has sorted by expert.
+    """SwiGLU experts over rows that a dispatcher has sorted by expert, or over tokens themselves.
 
     Expert parallelism deals whole experts to ranks. They are never split by tensor parallelism:
     1,408 channels are too narrow to divide and still feed a GPU.
@@ -66,7 +97,7 @@ class RoutedExperts(MegatronModule):
             # hold the same part and each must count in the gradient norm.
             weight.tensor_model_parallel = True
             weight.partition_dim, weight.partition_stride = 0, 1
-        self.mlp = GROUPED_MLP[backend]
+        self.backend = backend
         self.ep, self.expert_dp = pg_collection.ep, pg_collection.expt_dp
 
     def forward(
@@ -75,9 +106,14 @@ class RoutedExperts(MegatronModule):
         tokens_per_expert: Tensor,
         permuted_probs: Tensor,
     ) -> tuple[Tensor, None]:
-        """[T, D], int [E], [T] -> [T, D] and no bias. Argument names are megatron-core's."""
-        x_TD, counts_E = permuted_local_hidden_states, tokens_per_expert
-        return self.mlp(x_TD, permuted_probs, counts_E, self.w1, self.w2), None
+        """[N, D], int [E], [N] -> [N, D] and no bias. Argument names are megatron-core's."""
+        x_ND, counts_E = permuted_local_hidden_states, tokens_per_expert
+        out = grouped_mlp(x_ND, permuted_probs, counts_E, self.w1, self.w2, self.backend)
+        return out, None
+
+    def of_tokens(self, x_TD: Tensor, prob_TK: Tensor, experts_TK: Tensor) -> Tensor:
+        """What the chosen experts make of each token, added up, [T, D]; all of them are here."""
+        return moe_mlp(x_TD, prob_TK, experts_TK, self.w1, self.w2, self.backend)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
@@ -91,3 +127,32 @@ class RoutedExperts(MegatronModule):
             )
             for name, weight in (("w1", self.w1), ("w2", self.w2))
         }
+
+
+class LingMoE(MoELayer):
+    """megatron-core's layer; where a rank has all experts, without its dispatcher.
+
+    Nothing is sent then, so the experts take tokens and choices as they are: no dense [T, E] maps,
+    no permuted copy of the tokens.
+    """
+
+    router: LingRouter
+    experts: RoutedExperts
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        intermediate_tensors: Any = None,
+        padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """[S (or S / tp), 1, D], padding [1, S (or S / tp)] -> the same shape and no bias."""
+        if self.config.expert_model_parallel_size > 1:
+            return super().forward(hidden_states, intermediate_tensors, padding_mask)
+        if padding_mask is not None:
+            padding_mask = padding_mask.transpose(0, 1)
+        prob_TK, experts_TK = self.router.choose(hidden_states, padding_mask)
+        tokens_TD = hidden_states.view(-1, hidden_states.shape[-1])
+        out = self.experts.of_tokens(tokens_TD, prob_TK, experts_TK).view_as(hidden_states)
+        if self.use_shared_expert:
+            out = out + self.shared_experts(hidden_states)
+        return out, None

@@ -37,7 +37,7 @@ from megatron_ring.kernels import linear_logprob as head
 from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
 from megatron_ring.model import attention, experts
 from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_angles
-from megatron_ring.model.experts import RoutedExperts
+from megatron_ring.model.experts import LingMoE, RoutedExperts
 from megatron_ring.model.norm import RMSNorm
 from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
 
@@ -132,7 +132,7 @@ def layer_spec(is_moe: bool, model: ModelConfig, attend: str, compute: str) -> M
             shared_experts=shared if model.num_shared_experts else None,
             router=LingRouter,
         )
-        mlp = part(MoELayer, submodules=submodules)
+        mlp = part(LingMoE, submodules=submodules)
     else:
         mlp = ModuleSpec(module=MLP, submodules=feed_forward)
     return ModuleSpec(

@@ -1,6 +1,6 @@
 """The router: fp32 softmax top-k, load balancing that ignores padding, and exact loss weights.
 
-Letters: T tokens on this rank (S / tp under sequence parallelism) · E experts · K per token.
+Letters: T tokens on this rank (S / tp under sequence parallelism) · D hidden · E experts · K per token.
 """
 
 from dataclasses import dataclass, field
@@ -70,10 +70,23 @@ class LingRouter(TopKRouter):
     stats: RouterStats
     normalise: bool
 
+    def choose(self, hidden: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[T, 1, D], padding [T, 1] -> float32 probabilities and int64 experts, [T, K]."""
+        return self._route(self.gating(hidden), padding_mask)
+
     def routing(
         self, logits: Tensor, padding_mask: Tensor | None = None, **_: object
     ) -> tuple[Tensor, Tensor]:
-        """[S, 1, E] logits, padding [S, 1] (True = padding) -> probabilities and map, [T, E]."""
+        """[T, 1, E] logits, padding [T, 1] (True = padding) -> probabilities and map, [T, E].
+
+        What megatron-core's dispatchers ask for.
+        """
+        prob_TK, experts_TK = self._route(logits, padding_mask)
+        none_TE = prob_TK.new_zeros(len(prob_TK), self.num_experts)
+        map_TE = none_TE.bool().scatter_(1, experts_TK, True)
+        return none_TE.scatter(1, experts_TK, prob_TK), map_TE
+
+    def _route(self, logits: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         logits_TE = logits.view(-1, self.num_experts).float()
         scores_TE = logits_TE.softmax(-1)
         T = len(scores_TE)
@@ -87,11 +100,9 @@ class LingRouter(TopKRouter):
         if self.normalise:
             prob_TK = prob_TK / prob_TK.sum(-1, keepdim=True)
         prob_TK = prob_TK.masked_fill(padding_T[:, None], 0.0)
-        map_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, experts_TK, True)
-        prob_TE = torch.zeros_like(scores_TE).scatter(1, experts_TK, prob_TK)
         if self.training and torch.is_grad_enabled():  # once, also when layers are recomputed
-            prob_TE = self._add_losses(prob_TE, logits_TE, scores_TE, map_TE, padding_T)
-        return prob_TE, map_TE
+            prob_TK = self._add_losses(prob_TK, experts_TK, logits_TE, scores_TE, padding_T)
+        return prob_TK, experts_TK
 
     def _choose(self, scores_TE: Tensor, padding_T: Tensor) -> Tensor:
         """The K experts of each token. Padding is dealt round robin, so it crowds nobody."""
@@ -109,14 +120,17 @@ class LingRouter(TopKRouter):
 
     def _add_losses(
         self,
-        prob_TE: Tensor,
+        prob_TK: Tensor,
+        experts_TK: Tensor,
         logits_TE: Tensor,
         scores_TE: Tensor,
-        map_TE: Tensor,
         padding_T: Tensor,
     ) -> Tensor:
         real_T = (~padding_T).float()
-        counts_E = (map_TE * real_T[:, None]).sum(0)
+        # Sums of ones are exact, in whatever order a GPU adds them.
+        visits_TK = real_T[:, None].expand_as(experts_TK)
+        counts_E = real_T.new_zeros(self.num_experts)
+        counts_E.scatter_add_(0, experts_TK.flatten(), visits_TK.flatten())
         row = torch.cat([counts_E, real_T.sum()[None]])
         if self.tp_group.size() > 1:
             dist.all_reduce(row, group=self.tp_group)
@@ -127,4 +141,4 @@ class LingRouter(TopKRouter):
         z = (logits_TE.logsumexp(-1).square() * real_T).sum()
         self.stats.add(counts_E.long(), aux.detach(), z.detach())
         weighted = self.loss.aux_coeff * aux + self.loss.z_coeff * z
-        return _AddGradient.apply(prob_TE, weighted * self.loss.per_token)
+        return _AddGradient.apply(prob_TK, weighted * self.loss.per_token)
