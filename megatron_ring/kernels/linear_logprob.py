@@ -341,16 +341,16 @@ def _passes(backend: str) -> tuple[Callable[[Tensor, Tensor, bool], Tensor], Cal
 def _statistics(logits_CV: Tensor, row_C: Tensor, entropy: bool) -> Tensor:
     """Of each row x: M = max x, Σ exp(x - M), x[row], Σ exp(x - M) (x - M): float32 [4, C].
 
-    Where `row_C` is not within the logits, x[row] is any number; without `entropy` so is the last.
+    Where `row_C` is not within the logits, 0 for x[row]; without `entropy` the last is any number.
     """
     num_rows = logits_CV.shape[1]
     out_4C = torch.zeros(4, len(row_C), dtype=torch.float32, device=row_C.device)
-    at_C = row_C.clamp(0, num_rows - 1)
+    here_C, at_C = (row_C >= 0) & (row_C < num_rows), row_C.clamp(0, num_rows - 1)
     for part in _fp32_parts(logits_CV):
         x_RV = logits_CV[part].float()
         top_R = x_RV.amax(-1)
         out_4C[0, part] = top_R
-        out_4C[2, part] = x_RV.gather(1, at_C[part, None])[:, 0]
+        out_4C[2, part] = torch.where(here_C[part], x_RV.gather(1, at_C[part, None])[:, 0], 0.0)
         x_RV = x_RV - top_R[:, None]
         if entropy:
             exp_RV = x_RV.exp()
