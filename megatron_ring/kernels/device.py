@@ -1,5 +1,6 @@
 """Where Triton kernels run: NVIDIA GPUs from compute capability 8.0, and Triton's interpreter."""
 
+import functools
 import importlib.util
 import os
 
@@ -18,6 +19,15 @@ def has_triton(device: torch.device) -> bool:
         nvidia = torch.version.cuda is not None and torch.cuda.is_available()
         return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and INTERPRET
+
+
+@functools.cache
+def fused_backend(device: torch.device) -> str:
+    """The backend of operations that the configuration leaves no choice of: triton or torch.
+
+    On a CPU torch, also where the interpreter would do.
+    """
+    return "triton" if device.type == "cuda" and has_triton(device) else "torch"
 
 
 def architecture(device: torch.device) -> int:

@@ -11,7 +11,7 @@ D hidden · F expert width.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,21 +78,26 @@ TILES = {
 }
 
 
-def _interpreted(tma: bool) -> Tiles:
-    """Small blocks for the interpreter, which takes as long for a small program as for a large."""
-    tile = Tile(columns=32, inner=16, warps=4, stages=1)
-    chunked = Tile(columns=32, inner=16, warps=4, stages=1, chunks=4)
-    weight = Tile(columns=32, rows=32, inner=16, warps=4, stages=1)
-    add = Tile(columns=32, rows=32, inner=16, warps=4, stages=1, chunks=2)
-    return Tiles(16, 2, tma, tile, tile, chunked, tile, weight, add)
-
-
-TILES_INTERPRETED = {tma: _interpreted(tma) for tma in (True, False)}
+def interpreted(tma: bool, rows: int, columns: int, inner: int) -> Tiles:
+    """Blocks for Triton's interpreter, which takes as long for a small block as for a large."""
+    tile = Tile(columns=columns, inner=inner, warps=4, stages=1)
+    weight = replace(tile, rows=columns)
+    return Tiles(
+        rows=rows,
+        group=2,
+        tma=tma,
+        up=tile,
+        down=tile,
+        down_backward=replace(tile, chunks=4),
+        up_backward=tile,
+        weight=weight,
+        weight_add=replace(weight, chunks=2),
+    )
 
 
 @functools.cache
 def tiles_for(device: torch.device) -> Tiles:
-    return TILES_INTERPRETED[True] if INTERPRET else TILES[architecture(device)]
+    return interpreted(True, 32, 128, 64) if INTERPRET else TILES[architecture(device)]
 
 
 @dataclass(frozen=True)

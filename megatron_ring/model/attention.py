@@ -17,6 +17,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_ring.config import ConfigError
+from megatron_ring.kernels.device import fused_backend
+from megatron_ring.kernels.rotary import split_and_rotate
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,6 @@ def rotary_angles(positions_S: Tensor, head_size: int, theta: float) -> tuple[Te
     angles = positions_S.float()[:, None] * theta**-exponent
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos(), angles.sin()
-
-
-def rotate(x_SHR: Tensor, packing: Packing) -> Tensor:
-    """Rotary embedding in fp32, returned in the dtype of `x_SHR`."""
-    x = x_SHR.float()
-    low, high = x.chunk(2, dim=-1)
-    turned = x * packing.cos_SR + torch.cat([-high, low], dim=-1) * packing.sin_SR
-    return turned.to(x_SHR.dtype)
 
 
 def sdpa(q_SHR: Tensor, k_SGR: Tensor, v_SGR: Tensor, packing: Packing) -> Tensor:
@@ -154,8 +148,7 @@ class PackedSelfAttention(MegatronModule):
         qkv, _bias = self.linear_qkv(hidden_states)  # [S, 1, (H + 2G) · R]
         S = qkv.shape[0]
         qkv = qkv.view(S, self.groups, self.heads_per_group + 2, self.width)
-        q, k, v = qkv.split([self.heads_per_group, 1, 1], dim=2)
-        q_SHR = rotate(q.reshape(S, -1, self.width), packed_seq_params)
-        k_SGR = rotate(k.squeeze(2), packed_seq_params)
-        out_SHR = self.attend(q_SHR, k_SGR, v.squeeze(2), packed_seq_params)
+        angles = (packed_seq_params.cos_SR, packed_seq_params.sin_SR)
+        q_SHR, k_SGR, v_SGR = split_and_rotate(qkv, *angles, fused_backend(qkv.device))
+        out_SHR = self.attend(q_SHR, k_SGR, v_SGR, packed_seq_params)
         return self.linear_proj(out_SHR.reshape(S, 1, -1))[0], None

@@ -1,6 +1,7 @@
 """The router: fp32 softmax top-k, load balancing that ignores padding, and exact loss weights.
 
-Letters: T tokens on this rank (S / tp under sequence parallelism) · D hidden · E experts · K per token.
+Letters: T tokens on this rank (S / tp under sequence parallelism) · D hidden · E experts ·
+K experts a token.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ import torch
 import torch.distributed as dist
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
+
+from megatron_ring.kernels.device import fused_backend
+from megatron_ring.kernels.router import Routed, route
 
 
 @dataclass
@@ -88,57 +92,37 @@ class LingRouter(TopKRouter):
 
     def _route(self, logits: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         logits_TE = logits.view(-1, self.num_experts).float()
-        scores_TE = logits_TE.softmax(-1)
-        T = len(scores_TE)
         padding_T = (
             padding_mask.reshape(-1)
             if padding_mask is not None
-            else torch.zeros(T, dtype=torch.bool, device=logits.device)
+            else torch.zeros(len(logits_TE), dtype=torch.bool, device=logits.device)
         )
-        experts_TK = self._choose(scores_TE.detach(), padding_T)
-        prob_TK = scores_TE.gather(1, experts_TK)
-        if self.normalise:
-            prob_TK = prob_TK / prob_TK.sum(-1, keepdim=True)
-        prob_TK = prob_TK.masked_fill(padding_T[:, None], 0.0)
-        if self.training and torch.is_grad_enabled():  # once, also when layers are recomputed
-            prob_TK = self._add_losses(prob_TK, experts_TK, logits_TE, scores_TE, padding_T)
-        return prob_TK, experts_TK
-
-    def _choose(self, scores_TE: Tensor, padding_T: Tensor) -> Tensor:
-        """The K experts of each token. Padding is dealt round robin, so it crowds nobody."""
-        T = len(scores_TE)
-        if self.layer_number in self.loss.pinned:
-            experts_TK = self.loss.pinned[self.layer_number].to(scores_TE.device)
-            if self.tp_group.size() > 1:  # tokens are split over the tensor-parallel ranks
-                experts_TK = experts_TK.chunk(self.tp_group.size())[self.tp_group.rank()]
-        else:
-            experts_TK = scores_TE.topk(self.topk, dim=-1).indices
+        how = (self.topk, self.normalise, self._pinned(logits.device))
+        routed = route(logits_TE, padding_T, *how, fused_backend(logits.device))
         if self.loss.record is not None:
-            self.loss.record.setdefault(self.layer_number, []).append(experts_TK)
-        slot_TK = torch.arange(T * self.topk, device=scores_TE.device).view(T, self.topk)
-        return torch.where(padding_T[:, None], slot_TK % self.num_experts, experts_TK)
+            self.loss.record.setdefault(self.layer_number, []).append(routed.experts_TK)
+        prob_TK = routed.prob_TK
+        if self.training and torch.is_grad_enabled():  # once, also when layers are recomputed
+            prob_TK = self._add_losses(routed, padding_T)
+        return prob_TK, routed.experts_TK
 
-    def _add_losses(
-        self,
-        prob_TK: Tensor,
-        experts_TK: Tensor,
-        logits_TE: Tensor,
-        scores_TE: Tensor,
-        padding_T: Tensor,
-    ) -> Tensor:
-        real_T = (~padding_T).float()
-        # Sums of ones are exact, in whatever order a GPU adds them.
-        visits_TK = real_T[:, None].expand_as(experts_TK)
-        counts_E = real_T.new_zeros(self.num_experts)
-        counts_E.scatter_add_(0, experts_TK.flatten(), visits_TK.flatten())
-        row = torch.cat([counts_E, real_T.sum()[None]])
+    def _pinned(self, device: torch.device) -> Tensor | None:
+        if self.layer_number not in self.loss.pinned:
+            return None
+        experts_TK = self.loss.pinned[self.layer_number].to(device)
+        if self.tp_group.size() > 1:  # tokens are split over the tensor-parallel ranks
+            experts_TK = experts_TK.chunk(self.tp_group.size())[self.tp_group.rank()]
+        return experts_TK
+
+    def _add_losses(self, routed: Routed, padding_T: Tensor) -> Tensor:
+        tokens = (~padding_T).float().sum()
+        row = torch.cat([routed.counts_E, tokens[None]])
         if self.tp_group.size() > 1:
             dist.all_reduce(row, group=self.tp_group)
         # Row tokens × E/K Σ_e f_e P_e, this rank's tokens of it: P_e is a mean over the row, so
         # multiplied by the row's tokens it is a sum and needs no differentiable reduction.
         share_E = row[:-1] / (row[-1].clamp(min=1) * self.topk)
-        aux = self.num_experts * (share_E * (scores_TE * real_T[:, None]).sum(0)).sum()
-        z = (logits_TE.logsumexp(-1).square() * real_T).sum()
-        self.stats.add(counts_E.long(), aux.detach(), z.detach())
-        weighted = self.loss.aux_coeff * aux + self.loss.z_coeff * z
-        return _AddGradient.apply(prob_TK, weighted * self.loss.per_token)
+        aux = self.num_experts * (share_E * routed.scores_E).sum()
+        self.stats.add(routed.counts_E.long(), aux.detach(), routed.z.detach())
+        weighted = self.loss.aux_coeff * aux + self.loss.z_coeff * routed.z
+        return _AddGradient.apply(routed.prob_TK, weighted * self.loss.per_token)

@@ -8,7 +8,8 @@ import torch
 
 from megatron_ring.config import ConfigError
 from megatron_ring.data.rows import make_row
-from megatron_ring.model.attention import Packing, choose_backend, rotary_angles, rotate, sdpa
+from megatron_ring.kernels.rotary import rotate
+from megatron_ring.model.attention import Packing, choose_backend, rotary_angles, sdpa
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -76,7 +77,7 @@ def test_rotation_is_multiplication_by_a_complex_number(theta):
     S, R = 400, 32
     x = torch.randn(S, 3, R, generator=torch.Generator().manual_seed(0))
     cos, sin = rotary_angles(torch.arange(S), R, theta)
-    got = rotate(x, Packing(torch.tensor([0, S]), [S], cos, sin))
+    got = rotate(x, cos, sin)
 
     x = x.double()
     frequency = theta ** (-torch.arange(R // 2, dtype=torch.float64) * 2 / R)
@@ -99,7 +100,7 @@ def test_positions_restart_and_only_their_differences_count():
     for start in (0, 3, 1000):
         cos, sin = rotary_angles(torch.arange(start, start + 6), 8, 1e4)
         where = Packing(torch.tensor([0, 6]), [6], cos, sin)
-        results.append(sdpa(rotate(q, where), rotate(k, where), v, where))
+        results.append(sdpa(rotate(q, cos, sin), rotate(k, cos, sin), v, where))
     torch.testing.assert_close(results[1], results[0], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(results[2], results[0], atol=1e-3, rtol=1e-3)  # 1000 in fp32
 
@@ -107,9 +108,9 @@ def test_positions_restart_and_only_their_differences_count():
 def test_rotation_keeps_bf16_but_turns_in_fp32():
     x = torch.randn(50, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     where = packing([50])
-    got = rotate(x, where)
+    got = rotate(x, where.cos_SR, where.sin_SR)
     assert got.dtype == torch.bfloat16
-    assert torch.equal(got, rotate(x.float(), where).bfloat16())
+    assert torch.equal(got, rotate(x.float(), where.cos_SR, where.sin_SR).bfloat16())
 
 
 def test_auto_takes_what_there_is():

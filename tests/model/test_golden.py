@@ -13,8 +13,10 @@ LAYOUTS = {
     "alone": (1, []),
     "alone, recompute": (1, ["parallel.recompute=full"]),
     "alone, loop": (1, ["experts.backend=loop"]),
+    "alone, triton": (1, ["experts.backend=triton"]),  # in its interpreter
     "tp2": (2, ["parallel.tp=2"]),
     "ep2": (2, ["parallel.ep=2"]),
+    "ep2, triton": (2, ["parallel.ep=2", "experts.backend=triton"]),
     "pp2": (2, ["parallel.pp=2"]),
     "pp2, interleaved, recompute": (
         2,
