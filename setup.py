@@ -29,12 +29,16 @@ REQUIRED = [
 ]
 
 EXTRAS = {
-    # CUDA builds of torch bring NCCL and Triton along; nothing else is used on a GPU today.
+    # CUDA builds of torch bring NCCL and the Triton they were built with along; nothing else is
+    # used on a GPU today.
     "gpu": [],
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
     "dev": [
         "pytest",
         "pytest-xdist",
+        # Tests run the kernels in its interpreter and compile them for GPUs that are not there. The
+        # interpreter of 3.6 wants numpy < 2.4; with a CPU build of torch pip takes a newer one.
+        "triton>=3.6; platform_system == 'Linux'",
         "packaging",  # the test of the requirements in this file
         "ruff==0.17.6",  # formatting changes between releases, and CI compares it
     ],

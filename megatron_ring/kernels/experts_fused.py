@@ -51,6 +51,11 @@ class Tiles:
     weight: Tile
     weight_add: Tile  # into an fp32 gradient that exists
 
+    def __post_init__(self) -> None:
+        for tile in (self.weight, self.weight_add):
+            # Their sums go over rows: a step must not reach into the next expert's.
+            assert self.rows % tile.inner == 0, f"{tile.inner} rows a step, blocks of {self.rows}"
+
 
 TILES = {
     90: Tiles(
@@ -97,7 +102,7 @@ def interpreted(tma: bool, rows: int, columns: int, inner: int) -> Tiles:
 
 @functools.cache
 def tiles_for(device: torch.device) -> Tiles:
-    return interpreted(True, 32, 128, 64) if INTERPRET else TILES[architecture(device)]
+    return interpreted(True, 64, 128, 64) if INTERPRET else TILES[architecture(device)]
 
 
 @dataclass(frozen=True)
