@@ -21,10 +21,8 @@ memory beyond hidden states, weight and that buffer (on a CPU, of a process of i
 weight's gradient is from the naive one, relative, in the norm.
 """
 
-import importlib.metadata
 import importlib.util
 import json
-import platform as system
 import statistics
 import subprocess
 import sys
@@ -45,7 +43,7 @@ from megatron_ring.kernels.linear_logprob import (
     linear_logprob,
     linear_logprob_reference,
 )
-from megatron_ring.platform.timing import side_by_side
+from megatron_ring.platform.timing import machine, side_by_side
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -226,19 +224,6 @@ def figures(
         "peak_mib": peak_mib,
         "off": off,
     }
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((li.split(": ")[1] for li in lines if "model name" in li), system.processor())
-    versions = {"torch": torch.__version__, "python": system.python_version()}
-    for package in ("triton", "liger-kernel"):
-        if importlib.util.find_spec(package.replace("-", "_")):
-            versions[package] = importlib.metadata.version(package)
-    return {"device": name} | versions
 
 
 def report(about: dict[str, Any]) -> None:

@@ -1,9 +1,30 @@
 """Timing candidates side by side, for benchmarks on machines that are not quiet."""
 
+import importlib.metadata
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+PACKAGES = ("triton", "liger-kernel", "moe-ops", "transformers", "megatron-core")
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a figure must be told with: the device's name, versions of Python and of packages."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((li.split(": ")[1] for li in lines if "model name" in li), platform.processor())
+    found = {"device": name, "torch": torch.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def side_by_side(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list]:
