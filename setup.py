@@ -33,6 +33,8 @@ EXTRAS = {
     # used on a GPU today.
     "gpu": [],
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
+    # What tools/bench_*.py runs beside, on a GPU: the versions whose figures the README quotes.
+    "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0"],
     "dev": [
         "pytest",
         "pytest-xdist",

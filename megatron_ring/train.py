@@ -86,11 +86,10 @@ def check_start(config: Config, rows: Rows, device: torch.device) -> None:
     """ConfigError when a backend cannot run here, when run.init_from holds no weights or others
     than the model's, when run.dir holds another run, or scores were made in another dtype."""
     from megatron_ring import checkpoint, reference
-    from megatron_ring.model import attention, experts, weights
+    from megatron_ring.model import ling, weights
 
     dtype = platform.dtype(config.run.dtype)
-    attention.choose_backend(config.attention.backend, device, dtype)
-    experts.choose_backend(config.experts.backend, config.model, device, dtype)
+    ling.choose_kernels(config, dtype, device)
     there = checkpoints_of(config.run.dir)
     if there:
         checkpoint.check_same_run(there[-1], config, rows.fingerprint)
@@ -188,6 +187,8 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
     with metrics.writer(config, total, progress.step) as log:
         how = "resuming after" if resumed else "starting at"
         log.note(f"{how} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}")
+        kernels = ling.choose_kernels(config, dtype, device)
+        log.note("kernels: " + ", ".join(f"{part} {kind}" for part, kind in kernels.items()))
         log.note(remarks(config, rows, progress.step, total))
         if config.loss.head == "dpo" and not resumed:
             log.note(str(reference.check(config, models, stages, rows, head)))

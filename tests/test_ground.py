@@ -21,6 +21,8 @@ DISTRIBUTIONS = {
     "megatron": "megatron-core",
     "yaml": "pyyaml",
     "reasoning_gym": "reasoning-gym",
+    "liger_kernel": "liger-kernel",
+    "moe_ops": "moe-ops",
     "tokenizers": "transformers",  # part of it, of a matching version
 }
 

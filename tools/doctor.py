@@ -169,7 +169,7 @@ def about_compute(m: Machine) -> list[str]:
     dtype = "bf16" if gpu.capability >= (8, 0) else "fp32 (no bf16 before Ampere)"
     attention = "varlen" if m.varlen and gpu.capability >= (8, 0) else "sdpa"
     experts = "torch (grouped_mm)" if m.grouped_mm else "loop"
-    if m.triton and gpu.capability >= (8, 0):
+    if m.packages["triton"] and gpu.capability >= (8, 0):
         experts = "triton"
     said = [
         f"Runs use {len(m.gpus)} × {gpu.name} with {dtype}, attention.backend={attention}, "

@@ -186,6 +186,10 @@ class ExpertsConfig(Part):
         "auto",
         description="triton: fused kernels (CUDA, bf16); torch: grouped_mm; loop: slow reference",
     )
+    dispatcher: Literal["alltoall", "allgather", "flex"] = Field(
+        "alltoall",
+        description="how tokens travel when parallel.ep > 1, megatron-core's; flex: DeepEP",
+    )
 
 
 class AttentionConfig(Part):

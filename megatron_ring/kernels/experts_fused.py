@@ -22,6 +22,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from megatron_ring.kernels import experts_layout_triton as layout_kernels
 from megatron_ring.kernels import experts_triton as kernels
 from megatron_ring.kernels.device import INTERPRET, architecture
+from megatron_ring.kernels.main_grad import hand_over, main_grad_of
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,7 @@ class _Experts(torch.autograd.Function):
         out_TD = run.combine(run.down(a_RF))
         ctx.save_for_backward(x_TD, h_2RF, w1_EFD, w2_EDF)
         ctx.layout, ctx.tiles = layout, tiles
-        # Megatron's fp32 gradient buffers, where there are any (see `_weight_gradient`).
-        ctx.main_grads = [_main_grad(weight) for weight in (w1_EFD, w2_EDF)]
+        # Not the saved tensors: those need not be the objects that carry `main_grad`.
         ctx.weights = (w1_EFD, w2_EDF)
         ctx.prob_dtype = prob_TK.dtype
         return out_TD
@@ -238,11 +238,6 @@ class _Experts(torch.autograd.Function):
         if needs_prob:
             dprob_TK = dprob_NR.sum(0)[ctx.layout.row_TK.long()].to(ctx.prob_dtype)
         return dx_TD, dprob_TK, dw1, dw2, None, None
-
-
-def _main_grad(weight: Tensor) -> Tensor | None:
-    main_grad = getattr(weight, "main_grad", None)
-    return main_grad if main_grad is not None and main_grad.dtype == torch.float32 else None
 
 
 class _Launcher:
@@ -313,13 +308,11 @@ class _Launcher:
         )  # fmt: skip
         return dx_RD
 
-    def weight_gradient(self, left: Tensor, right: Tensor, weight: Tensor, down: bool) -> Tensor:
-        """The gradient of w1, or of w2 (`down`).
-
-        Into `main_grad` where the weight has one, as megatron-core's own layers do: its DDP then
-        wants a gradient to look at, whose values nobody reads.
-        """
-        main_grad = _main_grad(weight)
+    def weight_gradient(
+        self, left: Tensor, right: Tensor, weight: Tensor, down: bool
+    ) -> Tensor | None:
+        """The gradient of w1, or of w2 (`down`); added to `main_grad` where the weight has one."""
+        main_grad = main_grad_of(weight)
         add = main_grad is not None
         out = main_grad if add else torch.empty_like(weight)
         t = self.tiles.weight_add if add else self.tiles.weight
@@ -332,10 +325,7 @@ class _Launcher:
             self.layout.first_E, self.E, self.R,
             BF=t.rows, BD=t.columns, DOWN=down, ADD=add, CHUNKS=t.chunks, **options,
         )  # fmt: skip
-        if add:
-            weight.grad_added_to_main_grad = True
-            return torch.empty_like(weight)
-        return out
+        return hand_over(weight, main_grad) if main_grad is not None else out
 
     def _block(self, tensor: Tensor, block: Sequence[int]) -> Tensor | TensorDescriptor:
         """A tensor as the kernels take it: a descriptor of rows by columns, or itself."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ring.kernels.device import has_triton
+from megatron_ring.kernels.main_grad import hand_over, main_grad_of
 
 # How many logits at a time the torch backend holds in fp32: few enough for a CPU's caches, many
 # enough to keep a GPU busy.
@@ -73,8 +74,7 @@ def linear_logprob(
     raises ValueError on a CPU; on a GPU the assertion fails on the device, without waiting for it.
 
     Gradients of `w_VD` add up over chunks in float32. Where it has a float32 `main_grad` they go
-    there, as megatron-core's DDP expects of fused layers (tensor_parallel/layers.py): the
-    `weight.grad` that DDP's hook then sees, and drops, holds no gradient.
+    there (main_grad.py): the `weight.grad` that DDP's hook then sees, and drops, holds no gradient.
 
     backend="triton" (CUDA, or Triton's interpreter) reads logits in place; "torch" runs anywhere.
     """
@@ -165,7 +165,7 @@ class _LinearLogprob(torch.autograd.Function):
     def backward(
         ctx: Any, grad_N: Tensor, *_: None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        main_VD = _main_grad(ctx.weight) if ctx.needs_input_grad[1] else None
+        main_VD = main_grad_of(ctx.weight) if ctx.needs_input_grad[1] else None
         if ctx.settings.gradient == "forward":
             dh_ND, dw_VD = ctx.saved_tensors
             if len(grad_N):
@@ -184,7 +184,7 @@ class _LinearLogprob(torch.autograd.Function):
                 dw_VD = _zeros(w_VD)
             _backward(*ctx.saved_tensors, ctx.settings, grad_N, dh_ND, dw_VD)
         if main_VD is not None:
-            dw_VD = _handed_over(ctx.weight, main_VD)
+            dw_VD = hand_over(ctx.weight, main_VD)
         elif dw_VD is not None:
             dw_VD = dw_VD.to(ctx.weight.dtype)
         return dh_ND, dw_VD, None, None, None
@@ -297,24 +297,6 @@ def _add_gradients(
 
 def _zeros(w_VD: Tensor) -> Tensor:
     return torch.zeros_like(w_VD, dtype=torch.float32)
-
-
-def _main_grad(weight: Tensor) -> Tensor | None:
-    """The float32 buffer in which megatron-core's DDP gathers this weight's gradient, if any."""
-    buffer = vars(weight).get("main_grad")
-    return buffer if buffer is not None and buffer.dtype == torch.float32 else None
-
-
-def _handed_over(weight: Tensor, main_VD: Tensor) -> Tensor | None:
-    """Tell DDP that `main_grad` has the gradient already; what to return to autograd for it."""
-    flags = vars(weight)
-    if "grad_added_to_main_grad" not in flags:
-        return None
-    weight.grad_added_to_main_grad = True
-    if flags.get("zero_out_wgrad"):  # shared with the embedding, whose gradient is added to it
-        return torch.zeros_like(weight)
-    # DDP's hook wants to see a gradient, and drops it: any memory of the right form will do.
-    return main_VD.view(-1).view(weight.dtype)[: weight.numel()].view_as(weight)
 
 
 def _one_number(grad_N: Tensor) -> Tensor:

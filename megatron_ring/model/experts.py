@@ -1,5 +1,6 @@
 """The mixture-of-experts layer, and the routed experts of a rank as two stacked weights."""
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -66,6 +67,21 @@ def _odd_width(model: ModelConfig, dtype: torch.dtype) -> str:
                 f"{width * dtype.itemsize}; use experts.backend=loop"
             )
     return ""
+
+
+def check_dispatcher(name: str, expert_parallel: int, device: torch.device) -> None:
+    """ConfigError when tokens cannot travel as `experts.dispatcher=name` says."""
+    if name != "flex":
+        return
+    if device.type != "cuda" or importlib.util.find_spec("deep_ep") is None:
+        raise ConfigError(
+            f"experts.dispatcher=flex needs DeepEP (the package deep_ep) on GPUs, this run has "
+            f"{device.type}; use experts.dispatcher=alltoall"
+        )
+    if expert_parallel == 1:
+        raise ConfigError(
+            "experts.dispatcher=flex needs parallel.ep of at least 2; without, nothing is sent"
+        )
 
 
 class RoutedExperts(MegatronModule):

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from megatron_ring.config import Config, ModelConfig, ParallelConfig
 from megatron_ring.kernels import linear_logprob as head
+from megatron_ring.kernels.device import fused_backend
 from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
 from megatron_ring.model import attention, experts
 from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_angles
@@ -43,7 +44,7 @@ from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
 
 
 def transformer_config(
-    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype
+    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, dispatcher: str = "alltoall"
 ) -> TransformerConfig:
     """megatron-core's configuration of the same architecture."""
     dense = model.first_k_dense_replace
@@ -62,7 +63,7 @@ def transformer_config(
         moe_router_load_balancing_type="none",  # LingRouter adds its own, with exact weights
         moe_router_pre_softmax=True,  # asked for with one expert a token; LingRouter decides itself
         moe_router_dtype="fp32",
-        moe_token_dispatcher_type="alltoall",
+        moe_token_dispatcher_type=dispatcher,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
@@ -91,6 +92,7 @@ def transformer_config(
         # does megatron-core mark the split ones, which the gradient norm needs to know.
         perform_initialization=True,
         gradient_accumulation_fusion=False,  # needs Apex
+        bias_activation_fusion=True,  # SwiGLU of shared and dense MLPs keeps its input alone
         bias_dropout_fusion=False,
         deterministic_mode=False,
     )
@@ -243,11 +245,21 @@ class LingModel(GPTModel):
         return torch.zeros(len(hidden_SD), device=logp_N.device).index_put((at_N,), logp_N)
 
 
+def choose_kernels(config: Config, dtype: torch.dtype, device: torch.device) -> dict[str, str]:
+    """Which implementation computes what in this run; ConfigError when one asked for cannot."""
+    experts.check_dispatcher(config.experts.dispatcher, config.parallel.ep, device)
+    return {
+        "experts": experts.choose_backend(config.experts.backend, config.model, device, dtype),
+        "attention": attention.choose_backend(config.attention.backend, device, dtype),
+        "head": head.choose_backend(device),
+        "router and rotary": fused_backend(device),
+    }
+
+
 def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> list[LingModel]:
     """This rank's model chunks (one, or parallel.vpp of them), weights not yet set."""
-    core = transformer_config(config.model, config.parallel, dtype)
-    attend = attention.choose_backend(config.attention.backend, device, dtype)
-    compute = experts.choose_backend(config.experts.backend, config.model, device, dtype)
+    core = transformer_config(config.model, config.parallel, dtype, config.experts.dispatcher)
+    kernels = choose_kernels(config, dtype, device)
     router_loss = RouterLoss(config.loss.aux_coeff, config.loss.z_coeff)
     pp = ProcessGroupCollection.use_mpu_process_groups().pp
     stages = []
@@ -255,7 +267,12 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
         vp_stage = chunk if config.parallel.vpp > 1 else None
         first = get_transformer_layer_offset(core, vp_stage)
         specs = [
-            layer_spec(at >= config.model.first_k_dense_replace, config.model, attend, compute)
+            layer_spec(
+                at >= config.model.first_k_dense_replace,
+                config.model,
+                kernels["attention"],
+                kernels["experts"],
+            )
             for at in range(first, first + get_num_layers_to_build(core, vp_stage))
         ]
         stages.append(
@@ -267,7 +284,7 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
                 chunk_tokens=config.loss.chunk_tokens,
                 # The SFT loss is a plain sum: one gradient for all tokens.
                 head_gradient="forward" if config.loss.head == "sft" else "backward",
-                head_backend=head.choose_backend(device),
+                head_backend=kernels["head"],
                 pre_process=pp.rank() == 0 and chunk == 0,
                 post_process=pp.rank() == pp.size() - 1 and chunk == config.parallel.vpp - 1,
                 vp_stage=vp_stage,

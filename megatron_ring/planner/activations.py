@@ -2,7 +2,8 @@
 
 Each entry is a tensor that autograd saves, found by listing them on a CPU and checked against that
 list. A GPU's kernels keep less: its fused RMSNorm only its input, its attention no repeated keys
-and values. Experts are taken to get equally many tokens, times `imbalance`.
+and values, its experts no activation. Experts are taken to get equally many tokens, times
+`imbalance`.
 
 Letters: S tokens in a row · D hidden · F expert width · K experts a token · V vocabulary rows.
 """
@@ -10,6 +11,9 @@ Letters: S tokens in a row · D hidden · F expert width · K experts a token ·
 from dataclasses import dataclass
 
 from megatron_ring.config import Config
+
+# Rows that an expert's last block may leave empty: 127 of 128 (kernels/experts_fused.py).
+EMPTY_ROWS = 127
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Widths:
     row_tokens: int  # S
     bytes_each: int  # of a number: 2 in bf16, 4 in fp32
     on_gpu: bool
+    fused_experts: bool  # experts.backend=triton
     imbalance: float = 1.0  # tokens of the fullest rank's experts / mean
 
     @property
@@ -60,19 +65,28 @@ def attention(w: Widths) -> dict[str, int]:
 
 
 def gated_mlp(w: Widths, width: int) -> dict[str, int]:
-    """A dense MLP or the shared experts: both halves, silu(gate), up + offset, their product."""
+    """A dense MLP or the shared experts; silu(gate) is made again in the backward."""
     each = w.row_tokens * width // w.config.parallel.tp * w.bytes_each
-    return {"gate and up": 2 * each, "silu(gate) and up": 2 * each, "input of down": each}
+    return {"gate and up": 2 * each, "input of down": each}
 
 
 def routed(w: Widths) -> dict[str, int]:
     """Router, permutation, the routed experts."""
-    m, b = w.config.model, w.bytes_each
+    m, b, ep = w.config.model, w.bytes_each, w.config.parallel.ep
     E, K, F = m.num_experts, m.num_experts_per_tok, m.moe_intermediate_size
     tokens = round(w.own_tokens * K * w.imbalance)
-    # Scores twice (probabilities, balance loss), choices, probabilities; the map of the permutation
-    # as bool and fp32, and its indices.
+    # Scores twice (probabilities, balance loss), choices, probabilities; where tokens are sent, the
+    # map of the permutation as bool and fp32, and its indices.
     router = w.own_tokens * (8 * E + 8 * K + 4 * K + 13) + w.own_tokens * (5 * E + 8 * K)
+    if w.fused_experts:
+        rows = tokens + E // ep * EMPTY_ROWS
+        # Without a dispatcher the experts read the MLP's input itself.
+        sent = {"input of the experts": tokens * m.hidden_size * b} if ep > 1 else {}
+        return {
+            "router and order of rows": router + 8 * rows,
+            **sent,
+            "gate and up of the experts": rows * 2 * F * b,
+        }
     return {
         "router and permutation": router,
         "input of the experts": tokens * m.hidden_size * b,
@@ -120,10 +134,15 @@ def working(w: Widths, is_moe: list[bool]) -> int:
 
 
 def head_working(w: Widths, vocab_rows: int) -> int:
-    """Logits of a chunk of tokens, in fp32 and in the model's format, and the head's gradient in
-    both (kernels/linear_logprob.py)."""
+    """Logits of a chunk of tokens, overwritten by their gradient, and the weight's."""
     chunk = min(w.config.loss.chunk_tokens, w.row_tokens)
-    return vocab_rows * (chunk + w.config.model.hidden_size) * (4 + w.bytes_each)
+    return vocab_rows * chunk * w.bytes_each + head_gradient(w, vocab_rows)
+
+
+def head_gradient(w: Widths, vocab_rows: int) -> int:
+    """The fp32 gradient of the head that SFT makes in the forward and keeps until the backward
+    (kernels/linear_logprob.py); DPO adds to the optimizer's buffer."""
+    return 4 * vocab_rows * w.config.model.hidden_size if w.config.loss.head == "sft" else 0
 
 
 def communication(w: Widths) -> int:

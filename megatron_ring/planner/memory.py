@@ -100,7 +100,8 @@ def pretend(config: Config, world_size: int, rank: int, work: Workload) -> Need:
 def _need(config: Config, stages: list[LingModel], static: Static, work: Workload) -> Need:
     p, model = config.parallel, config.model
     bytes_each = torch.empty((), dtype=work.dtype).element_size()
-    w = Widths(config, work.row_tokens, bytes_each, work.on_gpu, work.imbalance)
+    fused = work.on_gpu and bytes_each == 2 and config.experts.backend in ("auto", "triton")
+    w = Widths(config, work.row_tokens, bytes_each, work.on_gpu, fused, work.imbalance)
     numbers = [layer.layer_number for stage in stages for layer in stage.decoder.layers]
     is_moe = [number > model.first_k_dense_replace for number in numbers]
     stage = stages[0].pg_collection.pp.rank()

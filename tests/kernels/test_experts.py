@@ -204,7 +204,7 @@ def test_weight_gradients_go_into_main_grad(tma, monkeypatch):
     x, prob, experts, w1, w2 = given
     for weight in (w1, w2):
         weight.requires_grad_()
-        weight.main_grad = torch.ones_like(weight)
+        weight.main_grad, weight.grad_added_to_main_grad = torch.ones_like(weight), False
     out = moe_mlp(x, prob, experts, w1, w2, "triton")
     factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
     (out * factors).sum().backward()

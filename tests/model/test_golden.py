@@ -17,6 +17,15 @@ LAYOUTS = {
     "tp2": (2, ["parallel.tp=2"]),
     "ep2": (2, ["parallel.ep=2"]),
     "ep2, triton": (2, ["parallel.ep=2", "experts.backend=triton"]),
+    "ep2, allgather": (2, ["parallel.ep=2", "experts.dispatcher=allgather"]),
+    "ep2, allgather, triton": (
+        2,
+        ["parallel.ep=2", "experts.dispatcher=allgather", "experts.backend=triton"],
+    ),
+    "ep2 tp2, allgather": (
+        2,
+        ["parallel.ep=2", "parallel.tp=2", "experts.dispatcher=allgather"],
+    ),
     "pp2": (2, ["parallel.pp=2"]),
     "pp2, interleaved, recompute": (
         2,

@@ -149,11 +149,23 @@ def test_kept_activations_are_what_autograd_keeps(overrides, dtype):
     """Within two parts in a hundred: small vectors are left out of the formulas."""
     config, tokens = load(*overrides), 512
     bytes_each = 4 if dtype == "fp32" else 2
-    w = activations.Widths(config, tokens, bytes_each, on_gpu=False)
+    w = activations.Widths(config, tokens, bytes_each, on_gpu=False, fused_experts=False)
     m = config.model
     is_moe = [i >= m.first_k_dense_replace for i in range(m.num_hidden_layers)]
     ours = activations.kept_by_layers(w, is_moe) + activations.kept_by_head(w, 1.0) + tokens * 8
+    ours += activations.head_gradient(w, m.vocab_size)
     assert ours == pytest.approx(saved_bytes(config, DTYPES[dtype], tokens), rel=0.02)
+
+
+def test_fused_experts_keep_what_the_planner_says(monkeypatch):
+    """The kernels through Triton's interpreter, whose blocks are of 64 rows."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(activations, "EMPTY_ROWS", 63)
+    config, tokens = load("experts.backend=triton", "model.num_hidden_layers=1"), 256
+    w = activations.Widths(config, tokens, 4, on_gpu=False, fused_experts=True)
+    ours = activations.kept_by_layers(w, [True]) + activations.kept_by_head(w, 1.0) + tokens * 8
+    ours += activations.head_gradient(w, config.model.vocab_size)
+    assert ours == pytest.approx(saved_bytes(config, torch.float32, tokens), rel=0.05)
 
 
 @pytest.mark.parametrize(
