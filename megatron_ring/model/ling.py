@@ -5,6 +5,7 @@ Letters: S tokens in a row · V vocabulary rows on this rank · D hidden · E ex
 
 import functools
 import inspect
+import logging
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_a
 from megatron_ring.model.experts import LingMoE, RoutedExperts
 from megatron_ring.model.norm import RMSNorm
 from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
+
+
+# megatron-core 0.16 knows MLPs by their exact class; of ours it warns in every layer, and builds it.
+logging.getLogger("megatron.core.transformer.transformer_layer").addFilter(
+    lambda record: "Unknown MLP type" not in record.getMessage()
+)
 
 
 def transformer_config(

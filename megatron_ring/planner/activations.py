@@ -52,7 +52,9 @@ def attention(w: Widths) -> dict[str, int]:
     q, kv = w.row_tokens * heads * m.head_size * b, w.row_tokens * groups * m.head_size * b
     # Values that are not repeated are a view of the fused projection, and keep all of it.
     products = {"qkv": q + 2 * kv, "q and k, rotated": q + kv}
-    if not w.on_gpu and groups < heads:
+    if w.on_gpu:  # taken apart and rotated by one kernel
+        products = {"q, k and v": q + 2 * kv}
+    elif groups < heads:
         products = {"q, keys and values once for each query head": 3 * q}
     outputs = q if w.on_gpu else 2 * q  # by document, then joined
     return {

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from megatron_ring import config as configuration
+from megatron_ring import parallel, platform
 from megatron_ring.config import Config, ConfigError
 from megatron_ring.kernels import device as where
 from megatron_ring.model import experts, ling
@@ -114,6 +115,13 @@ def test_deepep_alone_sends_nothing(monkeypatch):
     with pytest.raises(ConfigError, match=r"flex needs parallel.ep of at least 2; without"):
         experts.check_dispatcher("flex", 1, CUDA)
     experts.check_dispatcher("flex", 2, CUDA)
+
+
+def test_building_a_model_says_nothing(caplog):
+    config, device = configuration.load(Config, [], [TINY]), platform.prepare()
+    with parallel.process_groups(config.parallel, device, seed=1):
+        ling.build_stages(config, torch.float32, device)
+    assert "Unknown MLP type" not in caplog.text
 
 
 def test_a_run_is_told_what_computes():
