@@ -43,8 +43,7 @@ from megatron_ring.model.experts import LingMoE, RoutedExperts
 from megatron_ring.model.norm import RMSNorm
 from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
 
-
-# megatron-core 0.16 knows MLPs by their exact class; of ours it warns in every layer, and builds it.
+# megatron-core 0.16 knows MLPs by their class: of ours it warns in every layer, and builds it.
 logging.getLogger("megatron.core.transformer.transformer_layer").addFilter(
     lambda record: "Unknown MLP type" not in record.getMessage()
 )
