@@ -27,8 +27,9 @@ from megatron_ring.losses import Head
 from megatron_ring.model.ling import LingModel
 from megatron_ring.step import Counts
 
-# Dense bf16 peaks in TFLOP/s, from NVIDIA's data sheets (without sparsity).
+# Dense bf16 peaks of SXM modules in TFLOP/s, from NVIDIA's data sheets (without sparsity).
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}
+OTHER_MODULES = ("PCI", "NVL")  # slower ones, by parts of their names
 
 
 def active_weights(model: ModelConfig) -> int:
@@ -94,6 +95,8 @@ def peak_tflops(config: Config) -> float | None:
     if config.log.peak_tflops or not torch.cuda.is_available():
         return config.log.peak_tflops
     name = torch.cuda.get_device_name()
+    if any(module in name for module in OTHER_MODULES):
+        return None
     return next((peak for kind, peak in PEAK_TFLOPS.items() if kind in name), None)
 
 

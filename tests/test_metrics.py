@@ -157,6 +157,24 @@ def test_without_a_known_peak_there_is_no_mfu(alone):
     assert "mfu" not in meter.read()
 
 
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989.0),
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA H100 PCIe", None),  # 756 TFLOP/s
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA L40S", None),
+    ],
+)
+def test_peaks_are_of_modules_that_are_known(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    assert metrics.peak_tflops(load()) == peak
+    assert metrics.peak_tflops(load("log.peak_tflops=5")) == 5
+
+
 LINE = {"loss": 2.5, "lr": 1e-3, "grad_norm": 1.25, "step_seconds": 0.5, "aux_loss": 1.0}
 LINE |= {"tokens_per_second": 1234.0, "load_max_over_mean": 1.5, "memory_gib": 2.0}
 

@@ -33,7 +33,9 @@ def moe_mlp(
     order_N = experts_TK.flatten().argsort(stable=True)
     rank_N = torch.empty_like(order_N)
     rank_N[order_N] = torch.arange(len(order_N), device=order_N.device)
-    counts_E = torch.bincount(experts_TK.flatten(), minlength=len(w1_EFD))
+    # Not bincount, which asks the device how much there is. Sums of ones have no order.
+    visited_N, ones_N = experts_TK.flatten(), torch.ones_like(order_N, dtype=torch.int32)
+    counts_E = ones_N.new_zeros(len(w1_EFD)).scatter_add_(0, visited_N, ones_N)
     rows_ND = _Gather.apply(x_TD, order_N // K, rank_N.view(-1, K))
     prob_N = prob_TK.flatten()[order_N]
     out_ND = grouped_mlp(rows_ND, prob_N, counts_E, w1_EFD, w2_EDF, backend)
