@@ -21,7 +21,7 @@ REQUIRED = [
     "datasets",  # packed documents in Arrow; JSONL, Parquet and hub sources
     "pyarrow",  # their columns, without copies
     "sentencepiece>=0.2.3",  # encode_as_offset_mapping
-    "transformers>=5",  # tokenizers and their chat templates only, never its models
+    "transformers>=5",  # tokenizers and their chat templates; its models only in a benchmark
     "jinja2",  # chat templates
     "safetensors",
     "matplotlib",
