@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import random
 import socket
 import time
 import traceback
@@ -27,9 +28,7 @@ def run(world_size: int, function: Callable[..., Any], *args: Any, folder: Path)
     platform.prepare()  # before forking, so that every worker has it already
     torch.set_num_threads(1)  # forked workers cannot use the parent's OpenMP threads
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # Process groups that an earlier test left to the garbage collector must die here: in a worker
     # their destructor would wait for threads that were not forked.
     gc.collect()
@@ -57,6 +56,15 @@ def run(world_size: int, function: Callable[..., Any], *args: Any, folder: Path)
         codes = [worker.exitcode for worker in workers]
         raise RuntimeError(f"no answer after {TIMEOUT_SECONDS} s, or died: exit codes {codes}")
     return [torch.load(folder / f"rank-{r}.pt", weights_only=True) for r in range(world_size)]
+
+
+def free_port() -> int:
+    """A port below those that systems hand out to connections, which take one in the meantime."""
+    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RuntimeError("no free port found")
 
 
 def _work(
