@@ -187,8 +187,7 @@ def train(config: Config, rows: Rows, device: torch.device) -> None:
     with metrics.writer(config, total, progress.step) as log:
         how = "resuming after" if resumed else "starting at"
         log.note(f"{how} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}")
-        kernels = ling.choose_kernels(config, dtype, device)
-        log.note("kernels: " + ", ".join(f"{part} {kind}" for part, kind in kernels.items()))
+        log.note(str(ling.choose_kernels(config, dtype, device)))
         log.note(remarks(config, rows, progress.step, total))
         if config.loss.head == "dpo" and not resumed:
             log.note(str(reference.check(config, models, stages, rows, head)))

@@ -46,8 +46,9 @@ from megatron_ring import config as configuration
 from megatron_ring import losses, metrics, optim, parallel, platform, step, train
 from megatron_ring.config import Config, ConfigError, ModelConfig
 from megatron_ring.data.rows import Row, Rows, make_row
+from megatron_ring.kernels.attention import Segments, choose_backend, packed_attention
 from megatron_ring.kernels.linear_logprob import column_norm
-from megatron_ring.model import attention, experts, weights
+from megatron_ring.model import experts, weights
 from megatron_ring.model.experts import RoutedExperts
 from megatron_ring.model.ling import LingModel, build_stages, transformer_config
 from megatron_ring.platform.timing import machine, side_by_side
@@ -138,12 +139,12 @@ def choose(asked: str, row_tokens: int, model: ModelConfig, gpu: bool) -> list[s
     """The candidates; ConfigError for one that is none or has no such model."""
     usual = ["ours", "recompute", *(["torch"] if gpu else ["loop", "step"])]  # CPU: auto is torch
     usual += [*["megatron-core"] * (row_tokens <= 4096), "transformers"]
-    names = [name.strip() for name in asked.split(",")] if asked else usual
-    for name in names:
+    for name in (names := [name.strip() for name in asked.split(",")] if asked else usual):
         if name not in NAMES:
             raise ConfigError(f"--candidates {name}: none of {', '.join(NAMES)}")
-        if name not in OURS and (model.first_k_dense_replace or not model.norm_topk_prob):
-            wanted = "model.norm_topk_prob=true and first_k_dense_replace=0"
+        odd = model.first_k_dense_replace or not model.norm_topk_prob
+        if name not in OURS and odd:
+            wanted = "norm_topk_prob=true, first_k_dense_replace=0"
             raise ConfigError(f"--candidates {name} takes models of {wanted}; leave it out")
     return names
 
@@ -163,9 +164,9 @@ def random_rows(number: int, S: int, average: int, supervised: float, vocab: int
 
 
 def real_rows(config: Config, number: int) -> list[Row]:
-    rows, there = train.open_rows(config), f"{config.data.train} has"
+    rows = train.open_rows(config)
     if number > rows.num_rows:
-        raise ConfigError(f"--rows {number}: {there} {rows.num_rows}; give that or fewer")
+        raise ConfigError(f"--rows {number}: {rows.folder} has {rows.num_rows}; give no more")
     return [rows.row(n) for n in range(number)]
 
 
@@ -326,17 +327,16 @@ class Transformers(Other):
         dtype, device = stage.config.params_dtype, stage.output_layer.weight.device
         super().__init__(transformer_config(config.model, config.parallel, dtype))
         own, c = plain_weights(stage), config.model
-        name = attention.choose_backend(config.attention.backend, device, dtype)
-        attend = attention.ATTENTION[name]
+        backend = choose_backend(config.attention.backend, device, dtype).backend
 
-        def by_document(_: Any, *qkv: Tensor, packing: Any, **__: Any) -> tuple[Tensor, None]:
-            # q, k and v [1, H, S, R] and no mask -> [1, S, H, R]
-            return attend(*(x[0].transpose(0, 1) for x in qkv[:3]), packing)[None], None
+        def by_document(_: Any, *qkv: Tensor, segments: Any, **__: Any) -> tuple[Tensor, None]:
+            qkv_SHR = (x[0].transpose(0, 1) for x in qkv[:3])  # from [1, H, S, R]
+            return packed_attention(*qkv_SHR, segments, backend)[None], None
 
         AttentionInterface.register("by_document", by_document)
+        same = c.model_dump(exclude={"rope_theta", "num_shared_experts"})
         ernie = Ernie4_5_MoeConfig(
-            **c.model_dump(exclude={"head_dim", "rope_theta", "num_shared_experts"}),
-            head_dim=c.head_size,
+            **same | {"head_dim": c.head_size},
             rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
             moe_num_shared_experts=c.num_shared_experts,
             moe_layer_start_index=0,
@@ -351,13 +351,13 @@ class Transformers(Other):
                 weight.data.copy_(ernie_weight(name, own, c))
 
     def forward(self, tokens_S: Tensor, labels_S: Tensor, mask_S: Tensor, **row: Any) -> Tensor:
-        at_N, none = mask_S.nonzero()[:, 0], tokens_S.new_empty(0)
+        at_N = mask_S.nonzero()[:, 0]
         logits_NV = self.model(
             input_ids=tokens_S[None],
             position_ids=row["positions_S"][None].long(),
             use_cache=False,
             logits_to_keep=at_N,
-            packing=attention.Packing(row["cu_seqlens"], row["lengths"], none, none),
+            segments=Segments.of_row(row["cu_seqlens"], row["lengths"]),
         ).logits[0]
         nll_N = F.cross_entropy(logits_NV.float(), labels_S[at_N], reduction="none")
         return torch.zeros(len(mask_S), device=mask_S.device).index_put((at_N,), -nll_N)

@@ -11,7 +11,7 @@ together, each new token of all in one forward pass; keys and values are kept.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -30,11 +30,11 @@ from megatron_ring import step
 from megatron_ring.config import ConfigError
 from megatron_ring.data.rows import make_row
 from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_ring.kernels.attention import Attend, Segments
 from megatron_ring.model import frozen
-from megatron_ring.model.attention import PackedSelfAttention, Packing
+from megatron_ring.model.attention import PackedSelfAttention
 from megatron_ring.model.ling import LingModel
 
-Attend = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]
 Turns = list[dict[str, str]]  # of one conversation, each with role and content
 MEMORY_BLOCK = 64  # tokens that the memory of keys and values grows by
 
@@ -161,14 +161,14 @@ class Memory:
         self.keys_NGLR = self.values_NGLR = torch.empty(0)  # zeros behind a document's end
         self.lengths_N = torch.empty(0)
 
-    def __call__(self, q_SHR: Tensor, k_SGR: Tensor, v_SGR: Tensor, packing: Packing) -> Tensor:
+    def __call__(self, q_SHR: Tensor, k_SGR: Tensor, v_SGR: Tensor, segments: Segments) -> Tensor:
         if not len(self.lengths_N):
-            self.lengths_N = torch.tensor(packing.lengths, device=k_SGR.device)
+            self.lengths_N = torch.tensor(segments.q_lengths, device=k_SGR.device)
             self.keys_NGLR, self.values_NGLR = (
-                pad_sequence(x.split(packing.lengths), batch_first=True).transpose(1, 2)
+                pad_sequence(x.split(segments.q_lengths), batch_first=True).transpose(1, 2)
                 for x in (k_SGR, v_SGR)
             )
-            return self.attend(q_SHR, k_SGR, v_SGR, packing)
+            return self.attend(q_SHR, k_SGR, v_SGR, segments)
         N, L = len(self.lengths_N), self.keys_NGLR.shape[2]
         if int(self.lengths_N.max()) == L:
             self.keys_NGLR, self.values_NGLR = (

@@ -193,8 +193,13 @@ class ExpertsConfig(Part):
 
 
 class AttentionConfig(Part):
-    backend: Literal["auto", "sdpa", "varlen", "te"] = Field(
-        "auto", description="sdpa: per document; varlen: torch.nn.attention.varlen (CUDA)"
+    backend: Literal["auto", "sdpa", "varlen", "flex", "flash3", "te"] = Field(
+        "auto",
+        description="sdpa: per document; varlen: torch.nn.attention.varlen (CUDA); flex: compiled "
+        "FlexAttention (CUDA); flash3: FlashAttention 3 where installed (Hopper)",
+    )
+    deterministic: bool = Field(
+        False, description="the backward repeats bit by bit; slower on GPUs, no matter on CPUs"
     )
 
 

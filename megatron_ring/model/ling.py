@@ -6,7 +6,7 @@ Letters: S tokens in a row · V vocabulary rows on this rank · D hidden · E ex
 import functools
 import inspect
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -34,10 +34,12 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from megatron_ring.config import Config, ModelConfig, ParallelConfig
+from megatron_ring.kernels import attention
 from megatron_ring.kernels import linear_logprob as head
+from megatron_ring.kernels.attention import Segments
 from megatron_ring.kernels.device import fused_backend
 from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
-from megatron_ring.model import attention, experts
+from megatron_ring.model import experts
 from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_angles
 from megatron_ring.model.experts import LingMoE, RoutedExperts
 from megatron_ring.model.norm import RMSNorm
@@ -120,8 +122,13 @@ def pipeline_layout(num_layers: int, parallel: ParallelConfig) -> list[list[str]
     return layout
 
 
-def layer_spec(is_moe: bool, model: ModelConfig, attend: str, compute: str) -> ModuleSpec:
-    """One transformer layer under both generations of megatron-core's specs."""
+def layer_spec(
+    is_moe: bool, model: ModelConfig, attend: dict[str, Any], compute: str
+) -> ModuleSpec:
+    """One transformer layer under both generations of megatron-core's specs.
+
+    `attend`: keywords of PackedSelfAttention; `compute`: the experts' backend.
+    """
     feed_forward = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
     # 0.16 builds experts and MLPs from ModuleSpecs, 0.19 calls them as builders.
     builders = "name" in inspect.signature(MoELayer.__init__).parameters
@@ -147,7 +154,7 @@ def layer_spec(is_moe: bool, model: ModelConfig, attend: str, compute: str) -> M
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=ModuleSpec(module=PackedSelfAttention, params={"backend": attend}),
+            self_attention=ModuleSpec(module=PackedSelfAttention, params=attend),
             self_attn_bda=get_bias_dropout_add,
             pre_cross_attn_layernorm=IdentityOp,
             pre_mlp_layernorm=RMSNorm,
@@ -221,7 +228,7 @@ class LingModel(GPTModel):
         hidden = self.decoder(
             hidden_states=hidden,
             attention_mask=None,
-            packed_seq_params=Packing(cu_seqlens, lengths, cos, sin),
+            packed_seq_params=Packing(Segments.of_row(cu_seqlens, lengths), cos, sin),
             padding_mask=self._own_tokens(padding_S)[None],
         )
         if not self.post_process:
@@ -251,21 +258,40 @@ class LingModel(GPTModel):
         return torch.zeros(len(hidden_SD), device=logp_N.device).index_put((at_N,), logp_N)
 
 
-def choose_kernels(config: Config, dtype: torch.dtype, device: torch.device) -> dict[str, str]:
-    """Which implementation computes what in this run; ConfigError when one asked for cannot."""
+class Kernels(NamedTuple):
+    """Which implementation computes what in a run."""
+
+    experts: str
+    attention: attention.Choice
+    head: str
+    others: str  # router and rotary
+
+    def __str__(self) -> str:
+        return (
+            f"kernels: experts {self.experts}, attention {self.attention.why}, head {self.head}, "
+            f"router and rotary {self.others}"
+        )
+
+
+def choose_kernels(config: Config, dtype: torch.dtype, device: torch.device) -> Kernels:
+    """What the configuration means on this device; ConfigError when something cannot run here."""
     experts.check_dispatcher(config.experts.dispatcher, config.parallel.ep, device)
-    return {
-        "experts": experts.choose_backend(config.experts.backend, config.model, device, dtype),
-        "attention": attention.choose_backend(config.attention.backend, device, dtype),
-        "head": head.choose_backend(device),
-        "router and rotary": fused_backend(device),
-    }
+    return Kernels(
+        experts=experts.choose_backend(config.experts.backend, config.model, device, dtype),
+        attention=attention.choose_backend(config.attention.backend, device, dtype),
+        head=head.choose_backend(device),
+        others=fused_backend(device),
+    )
 
 
 def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> list[LingModel]:
     """This rank's model chunks (one, or parallel.vpp of them), weights not yet set."""
     core = transformer_config(config.model, config.parallel, dtype, config.experts.dispatcher)
     kernels = choose_kernels(config, dtype, device)
+    attend = {
+        "backend": kernels.attention.backend,
+        "deterministic": config.attention.deterministic,
+    }
     router_loss = RouterLoss(config.loss.aux_coeff, config.loss.z_coeff)
     pp = ProcessGroupCollection.use_mpu_process_groups().pp
     stages = []
@@ -276,8 +302,8 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
             layer_spec(
                 at >= config.model.first_k_dense_replace,
                 config.model,
-                kernels["attention"],
-                kernels["experts"],
+                attend,
+                kernels.experts,
             )
             for at in range(first, first + get_num_layers_to_build(core, vp_stage))
         ]
@@ -290,7 +316,7 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
                 chunk_tokens=config.loss.chunk_tokens,
                 # The SFT loss is a plain sum: one gradient for all tokens.
                 head_gradient="forward" if config.loss.head == "sft" else "backward",
-                head_backend=kernels["head"],
+                head_backend=kernels.head,
                 pre_process=pp.rank() == 0 and chunk == 0,
                 post_process=pp.rank() == pp.size() - 1 and chunk == config.parallel.vpp - 1,
                 vp_stage=vp_stage,

@@ -192,7 +192,7 @@ def test_wrong_options_are_told_in_a_line(packed):
         (["--packed", packed, "--row-tokens=64"], f"--row-tokens 64: --packed {packed} has its"),
         (["--packed", packed, f"--rows={rows + 1}"], f"--rows {rows + 1}: {packed} has {rows}"),
         (["--packed", "nowhere"], "error: nowhere is not a packed folder"),
-        (["--candidates=transformers", "model.norm_topk_prob=false"], "model.norm_topk_prob=true"),
+        (["--candidates=transformers", "model.norm_topk_prob=false"], "norm_topk_prob=true"),
         (["--candidates=triton", "run.dtype=bf16"], "error: experts.backend=triton computes in"),
         (["parallel.ep=3"], "error: parallel.ep=3 does not divide"),
     ):
