@@ -74,11 +74,11 @@ def open_rows(config: Config) -> Rows:
             )
         if not sum(source["supervised"] for source in rows.manifest["sources"]):
             raise ConfigError(f"no token of {folder} is supervised: there is nothing to learn")
-        if rows.row_tokens > config.model.max_position_embeddings:
-            raise ConfigError(
-                f"{folder} has rows of {rows.row_tokens} tokens, more than "
-                f"model.max_position_embeddings={config.model.max_position_embeddings}"
-            )
+        if rows.row_tokens > config.model.longest:
+            limit = f"model.max_position_embeddings={config.model.max_position_embeddings}"
+            if config.model.rope_scaling is not None:
+                limit += f" and the {config.model.longest} that model.rope_scaling makes of it"
+            raise ConfigError(f"{folder} has rows of {rows.row_tokens} tokens, more than {limit}")
     return opened[0]
 
 

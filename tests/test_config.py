@@ -7,7 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from megatron_ring import config
-from megatron_ring.config import Config, ConfigError, ModelConfig, OptimConfig, PackConfig
+from megatron_ring.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    OptimConfig,
+    PackConfig,
+    RopeScaling,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
 HF = f"model.hf_config={GOLDEN}"
@@ -145,6 +152,7 @@ def test_missing_keys_are_named():
         "head_dim",
         "first_k_dense_replace",
         "initializer_range",
+        "rope_scaling",
     }
     assert set(keys) == {f"missing config key model.{key}" for key in without_default}
 
@@ -260,7 +268,7 @@ def test_hf_config_must_say_everything(key, hf_json):
         ("norm_softmax", True, "False"),
         ("use_sliding_window", True, "False"),
         ("hidden_act", "gelu", "'silu'"),
-        ("rope_scaling", {"type": "yarn", "factor": 4.0}, "None"),
+        ("rope_parameters", {"rope_type": "yarn", "factor": 4.0}, "None"),
     ],
 )
 def test_hf_config_of_another_function_is_refused(key, value, only, hf_json):
@@ -270,6 +278,72 @@ def test_hf_config_of_another_function_is_refused(key, value, only, hf_json):
     assert str(error.value) == (
         f"{folder}/config.json: {key}={value!r} is not implemented; only {key}={only} is"
     )
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        YARN,
+        {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32768},
+        YARN | {"rope_type": "yarn", "beta_fast": 32, "beta_slow": 1},
+    ],
+)
+def test_yarn_of_a_hf_config(said, hf_json):
+    model = config.read_hf_config(hf_json(rope_scaling=said))
+    assert model.rope_scaling == RopeScaling(**YARN)
+    assert (model.rope_scaling.beta_fast, model.rope_scaling.beta_slow) == (32, 1)
+    assert (model.max_position_embeddings, model.longest) == (512, 131072)
+    assert config.read_hf_config(hf_json()).rope_scaling is None
+
+
+def test_longest_document():
+    """The larger of what the key says and of what YaRN makes of the original length."""
+    assert config.load(Config, [], [HF]).model.longest == 512
+    for original, longest in ((64, 512), (128, 512), (256, 1024)):
+        scaling = YARN | {"original_max_position_embeddings": original}
+        model = config.read_hf_config(GOLDEN).model_copy(
+            update={"rope_scaling": RopeScaling(**scaling)}
+        )
+        assert model.longest == longest
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"type": "linear"}, "rope_scaling.type='linear': input should be 'yarn'"),
+        ({"factor": 0.5}, "rope_scaling.factor=0.5: input should be greater than or equal to 1"),
+        (
+            {"original_max_position_embeddings": None},
+            "rope_scaling.original_max_position_embeddings=None: input should be a valid integer",
+        ),
+        (
+            {"rope_type": "dynamic"},
+            "rope_scaling: type='yarn', but rope_type='dynamic'",
+        ),
+        (
+            {"mscale": 0.7},
+            "rope_scaling: mscale=0.7 and mscale_all_dim=None: give both or none; with one alone, "
+            "the authors' code and transformers compute differently",
+        ),
+        (
+            {"mscale": 0.7, "mscale_all_dim": 1.0, "attention_factor": 2.0},
+            "rope_scaling: attention_factor says what mscale would say; give one of them",
+        ),
+        ({"beta_fast": 0.5}, "rope_scaling: beta_fast=0.5 is below beta_slow=1.0"),
+        (
+            {"beta_fats": 8},
+            "unknown config key rope_scaling.beta_fats; did you mean rope_scaling.beta_fast?",
+        ),
+    ],
+)
+def test_yarn_that_is_refused(change, complaint, hf_json):
+    folder = hf_json(rope_scaling=YARN | change)
+    with pytest.raises(ConfigError) as error:
+        config.read_hf_config(folder)
+    assert str(error.value) == f"{folder}/config.json: {complaint}"
 
 
 def test_hf_config_that_cannot_be_read(hf_json, tmp_path):

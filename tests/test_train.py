@@ -80,6 +80,11 @@ def test_refusals_of_the_configuration(tmp_path, monkeypatch, packed):
     assert refused(data, f"data.valid={packed}", "model.max_position_embeddings=100") == (
         f"error: {packed} has rows of 128 tokens, more than model.max_position_embeddings=100"
     )
+    yarn = "{type: yarn, factor: 2.0, original_max_position_embeddings: 60}"
+    assert refused(data, "model.max_position_embeddings=100", f"model.rope_scaling={yarn}") == (
+        f"error: {packed} has rows of 128 tokens, more than model.max_position_embeddings=100 and "
+        "the 120 that model.rope_scaling makes of it"
+    )
     assert refused(data, "attention.backend=te", f"run.dir={tmp_path / 'run'}") == (
         "error: attention.backend=te is not offered: TransformerEngine's packed attention has not "
         "been run with this program; use attention.backend=auto"

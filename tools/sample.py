@@ -115,12 +115,12 @@ def answer(
     generator = torch.Generator().manual_seed(seed)
     texts = [tokenizer.render(prompt, add_generation_prompt=True) for prompt in prompts]
     tokens = [tokenizer.encode(text) for text in texts]
-    longest = stage.arch.max_position_embeddings
+    longest = stage.arch.longest
     for prompt, of_prompt in zip(prompts, tokens, strict=True):
         if len(of_prompt) >= longest:
             raise ConfigError(
                 f"the prompt {prompt[-1]['content'][:40]!r} takes {len(of_prompt)} tokens, the "
-                f"model's max_position_embeddings={longest} leave no room for an answer"
+                f"model's {longest} positions leave no room for an answer"
             )
     starts, going = [len(t) for t in tokens], list(range(len(prompts)))
     with remembering(stage) as memories:

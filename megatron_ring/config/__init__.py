@@ -23,6 +23,7 @@ from megatron_ring.config.training import (
     OptimConfig,
     ParallelConfig,
     PreferenceConfig,
+    RopeScaling,
     RunConfig,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "ParallelConfig",
     "Part",
     "PreferenceConfig",
+    "RopeScaling",
     "RunConfig",
     "SourceConfig",
     "build",

@@ -18,7 +18,7 @@ HF_ONLY = {
     "use_qkv_bias": False,
     "tie_word_embeddings": False,
     "norm_softmax": False,
-    "rope_scaling": None,
+    "rope_parameters": None,  # of transformers 5; it would overrule rope_theta and rope_scaling
     "use_sliding_window": False,
 }
 

@@ -14,6 +14,61 @@ from pydantic import (
 from megatron_ring.config.base import Part
 
 
+class RopeScaling(Part):
+    """YaRN (arXiv 2309.00071), under the names of `rope_scaling` in Hugging Face's `config.json`.
+
+    Keys and defaults are those of the authors' code (inclusionAI/Ling 5ccaeae,
+    modeling_bailing_moe.py) and of transformers (modeling_rope_utils.py), where these two agree.
+    """
+
+    type: Literal["yarn"] = Field(description="also read under the name rope_type")
+    factor: float = Field(ge=1, description="how many times the original length")
+    original_max_position_embeddings: PositiveInt = Field(
+        description="longest document of the training before"
+    )
+    beta_fast: PositiveFloat = Field(
+        32.0, description="channels that turn more often than this over that length stay"
+    )
+    beta_slow: PositiveFloat = Field(
+        1.0, description="channels that turn less often are slowed down by factor"
+    )
+    attention_factor: PositiveFloat | None = Field(
+        None,
+        description="multiplies queries and keys; 0.1 ln(factor) + 1 when absent. transformers "
+        "reads it, the authors' own code does not",
+    )
+    mscale: PositiveFloat | None = Field(
+        None,
+        description="with mscale_all_dim, attention_factor is (0.1 mscale ln(factor) + 1) / "
+        "(0.1 mscale_all_dim ln(factor) + 1)",
+    )
+    mscale_all_dim: PositiveFloat | None = Field(None, description="see mscale")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_names(cls, tree: Any) -> Any:
+        """`rope_type` is what transformers calls `type`; it writes both."""
+        if not isinstance(tree, dict) or "rope_type" not in tree:
+            return tree
+        rest = {key: value for key, value in tree.items() if key != "rope_type"}
+        if rest.setdefault("type", tree["rope_type"]) != tree["rope_type"]:
+            raise ValueError(f"type={rest['type']!r}, but rope_type={tree['rope_type']!r}")
+        return rest
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RopeScaling":
+        if (self.mscale is None) != (self.mscale_all_dim is None):
+            raise ValueError(
+                f"mscale={self.mscale} and mscale_all_dim={self.mscale_all_dim}: give both or "
+                "none; with one alone, the authors' code and transformers compute differently"
+            )
+        if self.attention_factor is not None and self.mscale is not None:
+            raise ValueError("attention_factor says what mscale would say; give one of them")
+        if self.beta_fast < self.beta_slow:
+            raise ValueError(f"beta_fast={self.beta_fast} is below beta_slow={self.beta_slow}")
+        return self
+
+
 class ModelConfig(Part):
     """The architecture, under the names of Hugging Face's `config.json` for `bailing_moe`.
 
@@ -38,7 +93,12 @@ class ModelConfig(Part):
     norm_head: bool = Field(description="NormHead: the head's columns have unit length")
     rms_norm_eps: PositiveFloat = Field(description="epsilon of every RMSNorm")
     rope_theta: PositiveFloat = Field(description="base of the rotary frequencies")
-    max_position_embeddings: PositiveInt = Field(description="longest document, in tokens")
+    rope_scaling: RopeScaling | None = Field(
+        None, description="YaRN, for documents longer than those the model has learnt from"
+    )
+    max_position_embeddings: PositiveInt = Field(
+        description="longest document, in tokens (of the original training, with rope_scaling)"
+    )
     initializer_range: PositiveFloat = Field(0.006, description="std of fresh weights")
 
     @model_validator(mode="after")
@@ -75,6 +135,19 @@ class ModelConfig(Part):
     def head_size(self) -> int:
         """Width of one attention head, in channels."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def longest(self) -> int:
+        """Longest document, in tokens.
+
+        Released models that have YaRN, or advise it, leave max_position_embeddings at the original
+        length; transformers then computes tables as long as is asked for. So the larger of the two
+        counts: what that key says, or the original length times YaRN's factor.
+        """
+        if self.rope_scaling is None:
+            return self.max_position_embeddings
+        original = self.rope_scaling.original_max_position_embeddings
+        return max(self.max_position_embeddings, int(self.rope_scaling.factor * original))
 
     @property
     def shared_intermediate_size(self) -> int:

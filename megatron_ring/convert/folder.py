@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 
 import megatron_ring
-from megatron_ring.config import ModelConfig
+from megatron_ring.config import ModelConfig, RopeScaling
 from megatron_ring.convert import ling
 from megatron_ring.convert.ops import ConversionError
 
@@ -176,9 +176,13 @@ def hf_config(model: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
     """
     config = dict(hf or ling.HF_CONFIG)
     defaults = {name: field.default for name, field in ModelConfig.model_fields.items()}
-    for name, value in model.model_dump().items():
+    for name, value in model.model_dump(exclude={"rope_scaling"}).items():
         if name in config or value != defaults[name]:
             config[name] = value
+    # It has two spellings and keys that need not be there: the same scaling stays as it was said.
+    given, ours = config.get("rope_scaling"), model.rope_scaling
+    if ours != (None if given is None else RopeScaling.model_validate(given)):
+        config["rope_scaling"] = None if ours is None else ours.model_dump(exclude_defaults=True)
     return config
 
 

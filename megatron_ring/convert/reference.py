@@ -8,6 +8,7 @@ by their Hugging Face names, so 16.8B parameters need the memory of the largest 
     read = MegatronSource(checkpoint, config).read    a Megatron checkpoint of any layout
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from megatron_ring.config import ModelConfig
+from megatron_ring.config import ModelConfig, RopeScaling
 from megatron_ring.convert import ling
 
 Read = Callable[[str], Tensor]
@@ -101,9 +102,41 @@ def _scaled(hidden_SD: Tensor, head_VD: Tensor, c: ModelConfig) -> Tensor:
 def _rotary(c: ModelConfig, positions_S: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin [S, d] of each position and channel; channel i turns together with i + d / 2."""
     exponents = torch.arange(0, c.head_size, 2).float() / c.head_size
-    angles = positions_S[:, None].float() * (1.0 / c.rope_theta**exponents)
+    frequencies, length = 1.0 / c.rope_theta**exponents, 1.0
+    if c.rope_scaling is not None:
+        frequencies, length = _yarn(c, c.rope_scaling)
+    angles = positions_S[:, None].float() * frequencies
     angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos() * length, angles.sin() * length
+
+
+def _yarn(c: ModelConfig, yarn: RopeScaling) -> tuple[Tensor, float]:
+    """YaRN channel by channel: frequencies [d / 2], and what cos and sin are multiplied with.
+
+    Written from BailingMoeYarnRotaryEmbedding of the authors' code, apart from model/attention.py.
+    """
+    d, log_base = c.head_size, math.log(c.rope_theta)
+
+    def dimension(rotations: float) -> float:
+        length = yarn.original_max_position_embeddings
+        return d * math.log(length / (rotations * 2 * math.pi)) / (2 * log_base)
+
+    low = max(math.floor(dimension(yarn.beta_fast)), 0)
+    high = min(math.ceil(dimension(yarn.beta_slow)), d - 1)
+    frequencies = []
+    for i in range(d // 2):
+        own = math.exp(-2 * i / d * log_base)
+        if i <= low:
+            keep = 1.0
+        else:
+            keep = 0.0 if i >= high else (high - i) / (high - low)
+        frequencies.append(keep * own + (1 - keep) * own / yarn.factor)
+
+    def mscale(m: float) -> float:
+        return 0.1 * m * math.log(yarn.factor) + 1
+
+    length = yarn.attention_factor or mscale(yarn.mscale or 1) / mscale(yarn.mscale_all_dim or 0)
+    return torch.tensor(frequencies), length
 
 
 def _rotate(x_HSR: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:

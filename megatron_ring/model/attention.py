@@ -4,6 +4,7 @@ Letters: S tokens in a row · H query heads and G key/value heads on this rank �
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from megatron_ring.config import RopeScaling
 from megatron_ring.kernels.attention import Segments, packed_attention
 from megatron_ring.kernels.device import fused_backend
 from megatron_ring.kernels.rotary import split_and_rotate
@@ -28,16 +30,54 @@ class Packing:
     sin_SR: Tensor
 
 
-def rotary_angles(positions_S: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    positions_S: Tensor, head_size: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """cos and sin of position × theta^(-2i/R), float32 [S, 1, R], halves repeated (neox order).
 
+    With `scaling`, YaRN's frequencies in place of theta^(-2i/R), and both times its factor.
     Positions restart in every document. Attention is relative, so restarting changes no result in
     exact arithmetic; it keeps angles small and therefore exact in long rows.
     """
     exponent = torch.arange(0, head_size, 2, device=positions_S.device).float() / head_size
-    angles = positions_S.float()[:, None] * theta**-exponent
+    frequencies, length = theta**-exponent, 1.0
+    if scaling is not None:
+        frequencies, length = yarn(frequencies, theta, scaling), yarn_length(scaling)
+    angles = positions_S.float()[:, None] * frequencies
     angles = torch.cat([angles, angles], dim=-1)[:, None]
-    return angles.cos(), angles.sin()
+    return angles.cos() * length, angles.sin() * length
+
+
+def yarn(frequencies: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
+    """Frequencies [R / 2] after YaRN (arXiv 2309.00071, section 3.2, "NTK-by-parts").
+
+    Channels that turn often over the original length stay, those that turn little are slowed down
+    by the factor; between them the share that stays falls linearly. As in all code for it, linearly
+    in the number of the channel, from whole channels to whole channels; the paper has it linear in
+    the turns.
+    """
+    pairs = len(frequencies)
+
+    def channel(turns: float) -> float:
+        """The one that turns so often over the original length."""
+        wavelength = scaling.original_max_position_embeddings / turns
+        return pairs * math.log(wavelength / (2 * math.pi)) / math.log(theta)
+
+    first = max(math.floor(channel(scaling.beta_fast)), 0)
+    last = min(math.ceil(channel(scaling.beta_slow)), 2 * pairs - 1)
+    slowed = torch.arange(pairs, device=frequencies.device) - first
+    slowed = (slowed / max(last - first, 0.001)).clamp(0, 1)
+    return frequencies * (1 - slowed) + frequencies / scaling.factor * slowed
+
+
+def yarn_length(scaling: RopeScaling) -> float:
+    """What YaRN multiplies queries and keys with: √(1/t) of arXiv 2309.00071, section 3.4."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    log = 0.1 * math.log(scaling.factor)
+    if scaling.mscale is not None and scaling.mscale_all_dim is not None:
+        return (scaling.mscale * log + 1) / (scaling.mscale_all_dim * log + 1)
+    return log + 1
 
 
 class PackedSelfAttention(MegatronModule):

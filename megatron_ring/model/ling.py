@@ -189,7 +189,7 @@ class LingModel(GPTModel):
             config=config,
             transformer_layer_spec=spec,
             vocab_size=model.vocab_size,
-            max_sequence_length=model.max_position_embeddings,
+            max_sequence_length=model.longest,
             pre_process=pre_process,
             post_process=post_process,
             position_embedding_type="none",
@@ -224,7 +224,8 @@ class LingModel(GPTModel):
         hidden = None
         if self.pre_process:
             hidden = self.embedding(input_ids=tokens_S[None], position_ids=None)
-        cos, sin = rotary_angles(positions_S, self.config.kv_channels, self.arch.rope_theta)
+        arch = self.arch
+        cos, sin = rotary_angles(positions_S, arch.head_size, arch.rope_theta, arch.rope_scaling)
         hidden = self.decoder(
             hidden_states=hidden,
             attention_mask=None,

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_ring.config import ModelConfig, read_hf_config
 from megatron_ring.convert import reference
@@ -116,3 +118,24 @@ def test_unnormalised_routing_uses_the_probabilities(
         for flag in (True, False)
     ]
     assert (two_chosen[0] - two_chosen[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"factor": 2.5, "beta_fast": 4.0}, {"mscale": 0.5, "mscale_all_dim": 0.8}]
+)
+def test_yarn_is_that_of_transformers(make_config: Callable[..., ModelConfig], more: dict) -> None:
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256} | more
+    model = make_config(head_dim=64, rope_scaling=scaling)
+    theirs = LlamaConfig(
+        hidden_size=64,
+        num_attention_heads=4,
+        head_dim=64,
+        rope_theta=model.rope_theta,
+        max_position_embeddings=1024,
+        rope_scaling={"rope_type": "yarn"} | {k: v for k, v in scaling.items() if k != "type"},
+    )
+    frequencies, length = ROPE_INIT_FUNCTIONS["yarn"](theirs, torch.device("cpu"))
+    angles = torch.cat([frequencies, frequencies]) * torch.arange(50.0)[:, None]
+    cos, sin = reference._rotary(model, torch.arange(50))
+    torch.testing.assert_close(cos, angles.cos() * length, atol=2e-5, rtol=0)
+    torch.testing.assert_close(sin, angles.sin() * length, atol=2e-5, rtol=0)

@@ -156,6 +156,39 @@ def test_model_that_came_from_nowhere_gets_a_full_config(make_config: object) ->
     )
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        {"factor": 4, "rope_type": "yarn", "original_max_position_embeddings": 16},
+        {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16, "beta_fast": 32},
+        None,
+    ],
+)
+def test_rope_scaling_comes_back_as_it_was_spelt(
+    make_folder: Make, tmp_path: Path, said: dict | None
+) -> None:
+    folder = make_folder()
+    original = files.read_hf_json(folder) | {"rope_scaling": said}
+    (folder / "config.json").write_text(json.dumps(original))
+    import_checkpoint(folder, tmp_path / "ckpt")
+    export_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+    again = files.read_hf_json(tmp_path / "out")
+    assert json.dumps(again["rope_scaling"]) == json.dumps(said)
+    assert again == original
+
+
+def test_another_rope_scaling_overrules_what_it_came_with(make_config: object) -> None:
+    """In the spelling that the authors' code reads, and no more than was said."""
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    model = make_config(rope_scaling=yarn)
+    assert files.hf_config(model, {})["rope_scaling"] == yarn
+    assert files.hf_config(model, {"rope_scaling": None})["rope_scaling"] == yarn
+    other = {"rope_scaling": yarn | {"factor": 2.0, "beta_slow": 2.0}}
+    assert files.hf_config(model, other)["rope_scaling"] == yarn
+    assert files.hf_config(make_config(), other)["rope_scaling"] is None
+
+
 def test_changed_model_overrules_the_config_it_came_with(make_config: object) -> None:
     config = files.hf_config(make_config(vocab_size=48), {"vocab_size": 40, "model_type": "x"})
     assert config["vocab_size"] == 48 and config["model_type"] == "x"

@@ -141,7 +141,7 @@ def test_it_stops_at_the_models_length(stage, words, monkeypatch):
 def test_a_prompt_that_leaves_no_room_is_refused(stage, words):
     prompt = "What is it? " * 100
     with pytest.raises(
-        config.ConfigError, match="takes .* max_position_embeddings=512 leave no room"
+        config.ConfigError, match="takes .* tokens, the model's 512 positions leave no room"
     ):
         sample.answer(stage, words, turns([prompt]), 5, 0.0, 0)
 
