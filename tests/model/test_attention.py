@@ -47,7 +47,7 @@ SCALINGS = {
     "factor 1": YARN | {"factor": 1.0},
     "factor 40": YARN | {"factor": 40.0, "original_max_position_embeddings": 4096},
     "short": YARN | {"original_max_position_embeddings": 64},
-    "long": YARN | {"original_max_position_embeddings": 131072},  # no channel turns but once
+    "long": YARN | {"original_max_position_embeddings": 131072},  # all turn, at 1e4
     "betas": YARN | {"beta_fast": 16, "beta_slow": 2},
     "betas alike": YARN | {"beta_fast": 8, "beta_slow": 8},
     "attention factor": YARN | {"attention_factor": 0.9},
