@@ -68,8 +68,16 @@ def test_values_and_gradients_are_those_of_the_definition(row, heads, groups):
         torch.testing.assert_close(a.double(), b, atol=4e-6, rtol=1e-5)
 
 
+@pytest.fixture
+def dynamo():
+    """FlexAttention needs it, also eagerly; platform.prepare has none of it on a CPU."""
+    with torch._dynamo.config.patch(disable=False):
+        yield torch._dynamo
+
+
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (8, 2)])
 @pytest.mark.parametrize("row", ROWS)
+@pytest.mark.usefixtures("dynamo")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_sees_what_the_definition_sees(row, heads, groups):
     """Forward only: torch has no backward of FlexAttention on a CPU."""
@@ -78,6 +86,25 @@ def test_flex_sees_what_the_definition_sees(row, heads, groups):
     found = packed_attention(*qkv, Segments.of_lengths(*lengths, CPU), "flex")
     expected = definition(*(x.double() for x in qkv), *lengths)
     torch.testing.assert_close(found.double(), expected, atol=4e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_flex_has_one_kernel_for_all_rows_of_a_size(dynamo):
+    """What documents a row has is data, not code. Forward, compiled for the CPU (C++)."""
+    counters = dynamo.utils.counters
+    rows = [([512], [512]), ([100, 412], [100, 412]), ([1] * 512, [1] * 512)]
+    more = [([300, 0, 200], [500, 10, 400]), ([30, 11, 480], [530, 11, 480])]
+    for lengths in rows + more:
+        segments = Segments.of_lengths(*lengths, CPU)
+        qkv = [x.detach() for x in random_qkv(lengths, 4, 2, R=64)]
+        given = (x.transpose(0, 1)[None] for x in qkv)
+        found = attention._compiled_flex()(*given, block_mask=segments.block_mask, enable_gqa=True)
+        expected = packed_attention(*qkv, segments, "sdpa")
+        torch.testing.assert_close(found[0].transpose(0, 1), expected, atol=4e-6, rtol=1e-5)
+        if lengths == rows[0]:
+            kernels = counters["stats"]["unique_graphs"]
+        elif lengths in rows:
+            assert counters["stats"]["unique_graphs"] == kernels
 
 
 @pytest.mark.parametrize("row", [*ROWS, "long"])
