@@ -63,6 +63,7 @@ def _groups(parallel: ParallelConfig, seed: int, gloo: bool) -> Iterator[None]:
             tensor_model_parallel_size=parallel.tp,
             pipeline_model_parallel_size=parallel.pp,
             virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+            context_parallel_size=parallel.cp,
             expert_model_parallel_size=parallel.ep,
             expert_tensor_parallel_size=1,
             create_gloo_process_groups=gloo,
@@ -89,6 +90,11 @@ def data_size() -> int:
     return parallel_state.get_data_parallel_world_size()
 
 
+def replicas() -> int:
+    """Ranks over which the dense model's gradients are averaged: data × context parallel."""
+    return parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+
+
 def pipeline_size() -> int:
     """Pipeline stages."""
     return parallel_state.get_pipeline_model_parallel_world_size()
@@ -99,6 +105,7 @@ def describe() -> str:
     groups = {
         "tp": parallel_state.get_tensor_model_parallel_world_size(),
         "pp": parallel_state.get_pipeline_model_parallel_world_size(),
+        "cp": parallel_state.get_context_parallel_world_size(),
         "ep": parallel_state.get_expert_model_parallel_world_size(),
         "dp": data_size(),
     }
@@ -155,19 +162,21 @@ def check_layout(config: Config, world_size: int, row_tokens: int | None = None)
     p = config.parallel
     ranks = p.tp * p.pp * p.cp
     _refuse(
-        p.cp > 1,
-        f"parallel.cp={p.cp}: context parallelism is not implemented yet; set parallel.cp=1",
-    )
-    _refuse(
         world_size % ranks != 0,
         f"world size {world_size} is not a multiple of parallel.tp × pp × cp = {p.tp} × {p.pp} "
         f"× {p.cp} = {ranks}; launch {max(world_size // ranks, 1) * ranks} ranks or lower one",
     )
-    spread = world_size // (p.pp * p.cp)
+    spread = world_size // p.pp
     _refuse(
         spread % p.ep != 0,
         f"parallel.ep={p.ep} does not divide the {spread} ranks of a pipeline stage "
-        f"(world size {world_size} / pp {p.pp}); experts are spread over tp × dp and never split",
+        f"(world size {world_size} / pp {p.pp}); experts are spread over tp × cp × dp and never "
+        "split",
+    )
+    _refuse(
+        p.offload and p.recompute != "full",
+        "parallel.offload=true moves the inputs of recomputed layers to host memory; set "
+        "parallel.recompute=full with it",
     )
     _check_model_fits(config.model, p)
     dp, rows = world_size // ranks, config.data.rows_per_step
@@ -181,10 +190,13 @@ def check_layout(config: Config, world_size: int, row_tokens: int | None = None)
         f"parallel.vpp={p.vpp} needs the rows of a rank and step, {rows // dp}, to be a multiple "
         f"of parallel.pp={p.pp}; change data.rows_per_step={rows}",
     )
+    chunks = p.tp * (2 * p.cp if p.cp > 1 else 1)
+    by = [f"parallel.tp={p.tp} (sequence parallelism)"] * (p.tp > 1)
+    by += [f"parallel.cp={p.cp} (two chunks a rank)"] * (p.cp > 1)
     _refuse(
-        row_tokens is not None and row_tokens % p.tp != 0,
-        f"rows of {row_tokens} tokens cannot be split over parallel.tp={p.tp} "
-        "(sequence parallelism); pack with another row_tokens",
+        row_tokens is not None and row_tokens % chunks != 0,
+        f"rows of {row_tokens} tokens cannot be split over {' and '.join(by)}; pack with a "
+        f"row_tokens that is a multiple of {chunks}",
     )
     return dp
 

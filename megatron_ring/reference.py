@@ -86,7 +86,7 @@ def make(
         batch = batch + [None] * (width - len(batch))
         mine = [(n, rows.empty_row() if n is None else rows.row(n)) for n in batch[rank::size]]
         sums, choices = score_rows(stages, stages, [row for _, row in mine])
-        own = _pieces([n for n, _ in mine], sums, choices, about.routing[0], stages)
+        own = _pieces([n for n, _ in mine], sums, choices, stages, about)
         everyone: list[Any] = [None] * dist.get_world_size() if partial else None
         dist.gather_object(own, everyone, dst=0)
         if partial is not None:
@@ -99,17 +99,14 @@ def _pieces(
     numbers: list[int | None],
     sums: list[Tensor],
     choices: Choices,
-    routing_rows: int,
     stages: list[LingModel],
+    about: About,
 ) -> tuple[dict, list]:
-    """What this rank knows of a batch: scores by row, and routing as (row, layer, token, experts).
-
-    Tokens are split over the tensor-parallel ranks.
-    """
+    """What this rank knows: scores by row, and routing as (row, layer, places, experts)."""
     scores = {n: s.cpu().numpy() for n, s in zip(numbers, sums, strict=False) if n is not None}
-    tp = stages[0].pg_collection.tp.rank()
+    routing_rows, _, row_tokens, _ = about.routing
     routing = [
-        (n, layer - 1, tp * len(experts_TK), experts_TK.cpu().numpy().astype(np.uint16))
+        (n, layer - 1, _places(stages, row_tokens), experts_TK.cpu().numpy().astype(np.uint16))
         for layer, of_rows in choices.items()
         for n, experts_TK in zip(numbers, of_rows, strict=True)
         if n is not None and n < routing_rows
@@ -117,12 +114,17 @@ def _pieces(
     return scores, routing
 
 
+def _places(stages: list[LingModel], row_tokens: int) -> np.ndarray:
+    """Where in a row this rank's tokens lie, in their order here: the rest are on other ranks."""
+    return stages[0].own_tokens(torch.arange(row_tokens)).numpy()
+
+
 def _keep(partial: Partial, everyone: list[tuple[dict, list]]) -> None:
     routing: dict[int, np.ndarray] = {}
     for _, pieces in everyone:
-        for row, layer, first, experts_TK in pieces:
+        for row, layer, places, experts_TK in pieces:
             whole = routing.setdefault(row, np.zeros(partial.about.routing[1:], np.uint16))
-            whole[layer, first : first + len(experts_TK)] = experts_TK
+            whole[layer, places] = experts_TK
     scores = {row: found for known, _ in everyone for row, found in known.items()}
     for row, found in scores.items():
         partial.add(row, found, routing.get(row))
@@ -228,15 +230,14 @@ def _flips(
 ) -> tuple[int, int]:
     """Expert choices of this rank's real tokens: those the reference did not make, and all."""
     flips = chosen = 0
-    tp = stages[0].pg_collection.tp.rank()
     for layer, of_rows in choices.items():
         for number, row, experts_TK in zip(numbers, rows, of_rows, strict=True):
             if number >= len(routing):
                 continue
-            first = tp * len(experts_TK)
-            real = max(min(row.num_tokens - first, len(experts_TK)), 0)
-            ours = experts_TK[:real].cpu().numpy()
-            theirs = routing[number, layer - 1, first : first + real]
+            places = _places(stages, len(row.tokens_S))
+            real = places < row.num_tokens
+            ours = experts_TK.cpu().numpy()[real]
+            theirs = routing[number, layer - 1, places[real]]
             shared = (ours[:, :, None] == theirs[:, None, :]).any(axis=2).sum()
             flips += ours.size - int(shared)
             chosen += ours.size

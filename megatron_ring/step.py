@@ -84,8 +84,8 @@ def train_step(
     counts = Counts.of(rows, head)
     for model in models:
         model.zero_grad_buffer()
-        # Per real token, undone by DDP's division by the data-parallel size.
-        model.module.router_loss.per_token = parallel.data_size() / max(counts.tokens, 1)
+        # Per real token, undone by DDP's division by the number of replicas.
+        model.module.router_loss.per_token = parallel.replicas() / max(counts.tokens, 1)
     optimizer.zero_grad()
     table = accumulate(models, rows, head, counts)
     for group in optimizer.param_groups:
@@ -98,8 +98,8 @@ def accumulate(
     models: list[DistributedDataParallel], rows: list[Row], head: Head, counts: Counts
 ) -> Tensor:
     """Forward and backward over this rank's rows, without the update; the head's table."""
-    # The schedule divides by the number of micro-batches, DDP by the data-parallel size.
-    # Undo both: what remains is each sum over its number of units, exactly.
+    # The schedule divides by the number of micro-batches and multiplies by cp, DDP divides by
+    # dp · cp. Undo all: what remains is each sum over its number of units, exactly.
     whole = len(rows) * parallel.data_size()
     scale_U = [whole / max(units, 1) for units in counts.units]
 

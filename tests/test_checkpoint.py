@@ -95,6 +95,7 @@ def test_resuming_on_the_same_layout_is_bitwise(finished, packed, tmp_path):
         (2, ["parallel.ep=2", "parallel.overlap=true"]),
         (2, ["parallel.tp=2"]),
         (2, ["parallel.pp=2"]),
+        (2, ["parallel.cp=2", "parallel.ep=2"]),
         (4, ["parallel.pp=2", "parallel.ep=2", "parallel.vpp=2"]),
     ],
 )

@@ -24,6 +24,8 @@ def load(*overrides):
         (8, ["parallel.tp=2", "parallel.pp=2", "parallel.ep=4"], 2),  # ep over tp × dp
         (4, ["parallel.pp=2", "parallel.vpp=2"], 2),  # 4 chunks of 3 layers: the last, the head
         (8, ["parallel.ep=8"], 8),
+        (8, ["parallel.cp=4", "parallel.ep=8"], 2),  # ep over cp × dp
+        (16, ["parallel.tp=2", "parallel.cp=2", "parallel.pp=2", "parallel.ep=8"], 2),
     ],
 )
 def test_the_data_parallel_size_is_what_is_left(world_size, overrides, dp):
@@ -48,13 +50,26 @@ def test_the_data_parallel_size_is_what_is_left(world_size, overrides, dp):
         (
             2,
             ["parallel.cp=2"],
-            "parallel.cp=2: context parallelism is not implemented yet; set parallel.cp=1",
+            "rows of 129 tokens cannot be split over parallel.cp=2 (two chunks a rank); pack with "
+            "a row_tokens that is a multiple of 4",
+        ),
+        (
+            4,
+            ["parallel.cp=2", "parallel.tp=2"],
+            "rows of 129 tokens cannot be split over parallel.tp=2 (sequence parallelism) and "
+            "parallel.cp=2 (two chunks a rank); pack with a row_tokens that is a multiple of 8",
+        ),
+        (
+            1,
+            ["parallel.offload=true"],
+            "parallel.offload=true moves the inputs of recomputed layers to host memory; set "
+            "parallel.recompute=full with it",
         ),
         (
             8,
             ["parallel.pp=2", "parallel.ep=8"],
             "parallel.ep=8 does not divide the 4 ranks of a pipeline stage (world size 8 / pp 2); "
-            "experts are spread over tp × dp and never split",
+            "experts are spread over tp × cp × dp and never split",
         ),
         (
             3,
@@ -115,7 +130,7 @@ def test_the_data_parallel_size_is_what_is_left(world_size, overrides, dp):
             2,
             ["parallel.tp=2"],
             "rows of 129 tokens cannot be split over parallel.tp=2 (sequence parallelism); pack "
-            "with another row_tokens",
+            "with a row_tokens that is a multiple of 2",
         ),
     ],
 )
@@ -146,6 +161,7 @@ def who_and_sums(layout):
         own = 10.0 ** torch.distributed.get_rank()
         return {
             "data": (parallel.data_rank(), parallel.data_size()),
+            "replicas": parallel.replicas(),
             "last": parallel.is_last_stage(),
             "over_data": parallel.sum_over_data([own, 2.0]),
             "over_stages": parallel.sum_over_stages_and_data(torch.tensor([own])).tolist(),
@@ -164,7 +180,7 @@ def test_groups_of_tp2_pp2(tmp_path):
         assert r["over_data"] == [10.0**rank, 2.0]
         assert r["over_stages"] == [10.0 ** (rank % 2) + 10.0 ** (2 + rank % 2)]
         assert r["over_all"] == [1111.0]
-        assert r["words"] == "tp 2 pp 2 ep 2 dp 1"
+        assert r["words"] == "tp 2 pp 2 cp 1 ep 2 dp 1"
         assert r["random"] == got[0]["random"]
 
 
@@ -175,12 +191,23 @@ def test_groups_of_tp2_dp2(tmp_path):
         assert r["last"]
         assert r["over_data"] == [10.0 ** (rank % 2) + 10.0 ** (rank % 2 + 2), 4.0]
         assert r["over_stages"] == [10.0 ** (rank % 2) + 10.0 ** (rank % 2 + 2)]
-        assert r["words"] == "tp 2 pp 1 ep 4 dp 2"
+        assert r["words"] == "tp 2 pp 1 cp 1 ep 4 dp 2"
+
+
+def test_groups_of_cp2_dp2(tmp_path):
+    """megatron-core's order: tensor, context, data. What is summed over data is equal on cp."""
+    got = ranks.run(4, who_and_sums, ParallelConfig(cp=2, ep=4), folder=tmp_path)
+    for rank, r in enumerate(got):
+        assert r["data"] == (rank // 2, 2)
+        assert r["replicas"] == 4
+        assert r["over_data"] == [10.0 ** (rank % 2) + 10.0 ** (rank % 2 + 2), 4.0]
+        assert r["over_all"] == [1111.0]
+        assert r["words"] == "tp 1 pp 1 cp 2 ep 4 dp 2"
 
 
 def test_one_process_needs_no_launcher_and_leaves_no_group():
     got = who_and_sums(ParallelConfig())
-    assert got["words"] == "tp 1 pp 1 ep 1 dp 1"
+    assert got["words"] == "tp 1 pp 1 cp 1 ep 1 dp 1"
     assert (got["over_data"], got["over_stages"], got["over_all"]) == ([1.0, 2.0], [1.0], [1.0])
     assert not torch.distributed.is_initialized()
     again = who_and_sums(ParallelConfig())

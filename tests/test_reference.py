@@ -132,7 +132,12 @@ def test_scores_are_sums_over_each_answer_alone(scored):
 
 @pytest.mark.parametrize(
     ("world_size", "layout"),
-    [(2, []), (2, ["parallel.ep=2"]), (4, ["parallel.tp=2", "parallel.pp=2"])],
+    [
+        (2, []),
+        (2, ["parallel.ep=2"]),
+        (4, ["parallel.tp=2", "parallel.pp=2"]),
+        (4, ["parallel.cp=2", "parallel.tp=2"]),
+    ],
 )
 def test_scores_are_the_same_on_every_layout(world_size, layout, scored, unscored, tmp_path):
     folder = copy(unscored, tmp_path)

@@ -108,7 +108,7 @@ def test_held_out_rows_are_checked_like_training_rows(packed, tmp_path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert refused(*data, "parallel.tp=2") == (
         "error: rows of 127 tokens cannot be split over parallel.tp=2 (sequence parallelism); pack "
-        "with another row_tokens"
+        "with a row_tokens that is a multiple of 2"
     )
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert refused(data[0], f"data.valid={odd}", "model.vocab_size=289").startswith(

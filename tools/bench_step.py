@@ -142,9 +142,9 @@ def choose(asked: str, row_tokens: int, model: ModelConfig, gpu: bool) -> list[s
     for name in (names := [name.strip() for name in asked.split(",")] if asked else usual):
         if name not in NAMES:
             raise ConfigError(f"--candidates {name}: none of {', '.join(NAMES)}")
-        odd = model.first_k_dense_replace or not model.norm_topk_prob
+        odd = model.first_k_dense_replace or not model.norm_topk_prob or model.rope_scaling
         if name not in OURS and odd:
-            wanted = "norm_topk_prob=true, first_k_dense_replace=0"
+            wanted = "norm_topk_prob=true, first_k_dense_replace=0, no rope_scaling"
             raise ConfigError(f"--candidates {name} takes models of {wanted}; leave it out")
     return names
 
@@ -334,7 +334,7 @@ class Transformers(Other):
             return packed_attention(*qkv_SHR, segments, backend)[None], None
 
         AttentionInterface.register("by_document", by_document)
-        same = c.model_dump(exclude={"rope_theta", "num_shared_experts"})
+        same = c.model_dump(exclude={"rope_theta", "rope_scaling", "num_shared_experts"})
         ernie = Ernie4_5_MoeConfig(
             **same | {"head_dim": c.head_size},
             rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},

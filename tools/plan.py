@@ -177,11 +177,12 @@ def whole_data(
 
 def show_memory(config: Config, needs: list[Need], limit: int, gpus: int, work: Workload) -> None:
     p = config.parallel
-    dp = gpus // (p.tp * p.pp)
+    dp = gpus // (p.tp * p.pp * p.cp)
     console.print(
-        f"[bold]{gpus} devices: tp {p.tp} · pp {p.pp} · vpp {p.vpp} · ep {p.ep} · dp {dp} · "
-        f"recompute {p.recompute}[/]; rows of {work.row_tokens:,} tokens, "
-        f"{config.data.rows_per_step // dp} of {config.data.rows_per_step} a rank and step"
+        f"[bold]{gpus} devices: tp {p.tp} · cp {p.cp} · pp {p.pp} · vpp {p.vpp} · ep {p.ep} · "
+        f"dp {dp} · recompute {p.recompute}{' · offload' * p.offload}[/]; rows of "
+        f"{work.row_tokens:,} tokens, {config.data.rows_per_step // dp} of "
+        f"{config.data.rows_per_step} a rank and step"
     )
     table = Table("GB of a rank, by stage", *(str(n.stage) for n in needs), box=None)
     for column in table.columns[1:]:
@@ -197,6 +198,10 @@ def show_memory(config: Config, needs: list[Need], limit: int, gpus: int, work: 
         "communication, estimated": lambda n: gb(n.communication),
         "[bold]sum": lambda n: f"[bold]{gb(n.total)}",
     }
+    if p.offload:
+        lines["layer inputs in host memory"] = lambda n: gb(n.host)
+    if p.cp > 1:
+        lines["received for a row, cp"] = lambda n: gb(n.context_traffic)
     for name, cell in lines.items():
         table.add_row(name, *(cell(need) for need in needs))
     console.print(table)
@@ -249,13 +254,16 @@ def look(config: Config, gpus: int, work: Workload, limit: int) -> list[layouts.
     table = Table("layouts that fit", "GB", "time lost", box=None)
     for choice in choices[:12]:
         p = choice.parallel
-        keys = [f"parallel.{k}={getattr(p, k)}" for k in ("tp", "pp", "vpp", "ep", "recompute")]
-        default = {"parallel.tp=1", "parallel.pp=1", "parallel.vpp=1", "parallel.recompute=none"}
-        typed = " ".join(key for key in keys if key not in default)
+        plain = {"tp": 1, "cp": 1, "pp": 1, "vpp": 1, "ep": 0, "recompute": "none"}
+        plain["offload"] = False
+        chosen = {k: v for k, v in p.model_dump().items() if k in plain and v != plain[k]}
+        typed = " ".join(f"parallel.{k}={str(v).lower()}" for k, v in chosen.items())
         table.add_row(typed, gb(choice.peak), f"{choice.waste - 1:.0%}")
     console.print(table)
     more = f" ({len(choices) - 12} more)" if len(choices) > 12 else ""
-    console.print(f"by time lost to pipeline bubbles and recomputation, then by tp and ep{more}")
+    console.print(
+        f"by time lost to pipeline bubbles and recomputation, then by tp, cp and ep{more}"
+    )
     return choices
 
 

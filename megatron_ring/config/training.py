@@ -246,10 +246,13 @@ class ParallelConfig(Part):
     tp: PositiveInt = Field(1, description="tensor: heads, vocabulary, dense and shared MLPs")
     pp: PositiveInt = Field(1, description="pipeline: layers")
     vpp: PositiveInt = Field(1, description="model chunks a pipeline rank holds (interleaving)")
-    cp: PositiveInt = Field(1, description="context: one row over several ranks (not yet)")
-    ep: PositiveInt = Field(1, description="expert: routed experts, carved out of tp × dp")
+    cp: PositiveInt = Field(1, description="context: the tokens of a row, in two chunks a rank")
+    ep: PositiveInt = Field(1, description="expert: routed experts, carved out of tp × cp × dp")
     recompute: Literal["none", "full"] = Field(
         "none", description="full: keep only layer inputs and run each layer again in the backward"
+    )
+    offload: bool = Field(
+        False, description="with recompute=full: layer inputs wait in host memory, not on the GPU"
     )
     overlap: bool = Field(False, description="sum gradients over dp while the backward runs")
 

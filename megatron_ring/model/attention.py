@@ -19,14 +19,15 @@ from megatron_ring.config import RopeScaling
 from megatron_ring.kernels.attention import Segments, packed_attention
 from megatron_ring.kernels.device import fused_backend
 from megatron_ring.kernels.rotary import split_and_rotate
+from megatron_ring.model.context import Context, attend
 
 
 @dataclass(frozen=True)
 class Packing:
     """Where the documents of a row begin and end, and the rotary angles of its positions."""
 
-    segments: Segments  # the padding tail is cut into segments too
-    cos_SR: Tensor  # float32 [S, 1, R]
+    place: Segments | Context  # the whole row, or this rank's chunks of it
+    cos_SR: Tensor  # float32 [S, 1, R]; of this rank's tokens
     sin_SR: Tensor
 
 
@@ -125,11 +126,18 @@ class PackedSelfAttention(MegatronModule):
     def forward(
         self, hidden_states: Tensor, *_: Any, packed_seq_params: Packing, **__: Any
     ) -> tuple[Tensor, None]:
-        """[S (or S / tp), 1, D] -> the same, and no bias. Argument names are megatron-core's."""
+        """[S (or S / tp), 1, D] -> the same, and no bias. Argument names are megatron-core's.
+
+        Under context parallelism S are this rank's tokens.
+        """
         qkv, _bias = self.linear_qkv(hidden_states)  # [S, 1, (H + 2G) · R]
         S = qkv.shape[0]
         qkv = qkv.view(S, self.groups, self.heads_per_group + 2, self.width)
         angles = (packed_seq_params.cos_SR, packed_seq_params.sin_SR)
         q_SHR, k_SGR, v_SGR = split_and_rotate(qkv, *angles, fused_backend(qkv.device))
-        out_SHR = self.attend(q_SHR, k_SGR, v_SGR, packed_seq_params.segments)
+        place = packed_seq_params.place
+        if isinstance(place, Context):
+            out_SHR = attend(q_SHR, k_SGR, v_SGR, place, self.attend)
+        else:
+            out_SHR = self.attend(q_SHR, k_SGR, v_SGR, place)
         return self.linear_proj(out_SHR.reshape(S, 1, -1))[0], None

@@ -6,6 +6,7 @@ Letters: S tokens in a row · V vocabulary rows on this rank · D hidden · E ex
 import functools
 import inspect
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -39,8 +40,9 @@ from megatron_ring.kernels import linear_logprob as head
 from megatron_ring.kernels.attention import Segments
 from megatron_ring.kernels.device import fused_backend
 from megatron_ring.kernels.linear_logprob import column_norm, linear_logprob
-from megatron_ring.model import experts
+from megatron_ring.model import context, experts
 from megatron_ring.model.attention import PackedSelfAttention, Packing, rotary_angles
+from megatron_ring.model.context import Context
 from megatron_ring.model.experts import LingMoE, RoutedExperts
 from megatron_ring.model.norm import RMSNorm
 from megatron_ring.model.router import LingRouter, RouterLoss, RouterStats
@@ -81,6 +83,7 @@ def transformer_config(
         attention_dropout=0.0,
         tensor_model_parallel_size=parallel.tp,
         sequence_parallel=parallel.tp > 1,  # required with experts
+        context_parallel_size=parallel.cp,
         pipeline_model_parallel_size=parallel.pp,
         pipeline_model_parallel_layout=pipeline_layout(model.num_hidden_layers, parallel),
         expert_model_parallel_size=parallel.ep,
@@ -181,6 +184,7 @@ class LingModel(GPTModel):
         chunk_tokens: int,
         head_gradient: str,
         head_backend: str,
+        offload: bool,
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None,
@@ -196,6 +200,7 @@ class LingModel(GPTModel):
             vp_stage=vp_stage,
         )
         self.arch, self.chunk_tokens, self.router_loss = model, chunk_tokens, router_loss
+        self.offload = offload
         self.head_options = {"gradient": head_gradient, "backend": head_backend}
         self.routers: dict[int, LingRouter] = {}
         for module in self.modules():
@@ -216,33 +221,52 @@ class LingModel(GPTModel):
     ) -> Tensor:
         """Log-probability of `labels_S` where `mask_S`, else 0: float32 [S].
 
-        Without labels, logits of this rank's vocabulary rows where `mask_S` (everywhere without
-        it), [N, V]. On pipeline stages before the last, hidden states [S / tp, 1, D]. `tokens_S`
-        and `labels_S` are int64, the masks bool, `cu_seqlens` int32 with the segments' `lengths`
-        between its entries.
+        Arguments and result are of the whole row also under context parallelism, on every rank.
+        Without labels, logits of this rank's tokens (all of them but under context parallelism)
+        and vocabulary rows where `mask_S` (everywhere without it), [N, V]. On pipeline stages
+        before the last, hidden states [S / (cp · tp), 1, D]. `tokens_S` and `labels_S` are int64,
+        the masks bool, `cu_seqlens` int32 with the segments' `lengths` between its entries.
         """
+        cp = self.pg_collection.cp
         hidden = None
         if self.pre_process:
-            hidden = self.embedding(input_ids=tokens_S[None], position_ids=None)
+            hidden = self.embedding(input_ids=context.own(tokens_S, cp)[None], position_ids=None)
         arch = self.arch
-        cos, sin = rotary_angles(positions_S, arch.head_size, arch.rope_theta, arch.rope_scaling)
-        hidden = self.decoder(
-            hidden_states=hidden,
-            attention_mask=None,
-            packed_seq_params=Packing(Segments.of_row(cu_seqlens, lengths), cos, sin),
-            padding_mask=self._own_tokens(padding_S)[None],
+        angles = rotary_angles(
+            context.own(positions_S, cp), arch.head_size, arch.rope_theta, arch.rope_scaling
         )
+        # The padding tail is cut into segments too.
+        whole = Segments.of_row(cu_seqlens, lengths)
+        place = whole if cp.size() == 1 else Context.of(lengths, cp, cu_seqlens.device)
+        with self._keep_inputs():
+            hidden = self.decoder(
+                hidden_states=hidden,
+                attention_mask=None,
+                packed_seq_params=Packing(place, *angles),
+                padding_mask=self.own_tokens(padding_S)[None],
+            )
         if not self.post_process:
             return hidden
         if self.config.sequence_parallel:
             # The head's gradient is a sum over vocabulary slices: reduce-scattered on the way back.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
-        return self._head(hidden[:, 0], labels_S, mask_S)
+        labels_S, mask_S = (x if x is None else context.own(x, cp) for x in (labels_S, mask_S))
+        out = self._head(hidden[:, 0], labels_S, mask_S)
+        return out if labels_S is None else context.whole(out, cp)
 
-    def _own_tokens(self, x_S: Tensor) -> Tensor:
-        """The slice of a row's tokens that sequence parallelism gives this rank."""
+    def _keep_inputs(self) -> AbstractContextManager[object]:
+        """Where recomputed layers keep their inputs for the backward: on the GPU, or on the host.
+
+        Copies wait for the PCIe bus, 64 MiB a layer of 16K tokens.
+        """
+        if not self.offload:
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
+
+    def own_tokens(self, x_S: Tensor) -> Tensor:
+        """Of a row's tokens, those that context and sequence parallelism give this rank."""
         group = self.pg_collection.tp
-        return x_S.chunk(group.size())[group.rank()]
+        return context.own(x_S, self.pg_collection.cp).chunk(group.size())[group.rank()]
 
     def _head(self, hidden_SD: Tensor, labels_S: Tensor | None, mask_S: Tensor | None) -> Tensor:
         weight_VD, group = self.output_layer.weight, self.pg_collection.tp
@@ -318,6 +342,7 @@ def build_stages(config: Config, dtype: torch.dtype, device: torch.device) -> li
                 # The SFT loss is a plain sum: one gradient for all tokens.
                 head_gradient="forward" if config.loss.head == "sft" else "backward",
                 head_backend=kernels.head,
+                offload=config.parallel.offload,
                 pre_process=pp.rank() == 0 and chunk == 0,
                 post_process=pp.rank() == pp.size() - 1 and chunk == config.parallel.vpp - 1,
                 vp_stage=vp_stage,

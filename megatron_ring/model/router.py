@@ -1,7 +1,7 @@
 """The router: fp32 softmax top-k, load balancing that ignores padding, and exact loss weights.
 
-Letters: T tokens on this rank (S / tp under sequence parallelism) · D hidden · E experts ·
-K experts a token.
+Letters: T tokens on this rank (S / (cp · tp) under context and sequence parallelism) · D hidden ·
+E experts · K experts a token.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from megatron_ring.kernels.device import fused_backend
 from megatron_ring.kernels.router import Routed, route
+from megatron_ring.model import context
 
 
 @dataclass
@@ -36,10 +37,10 @@ class RouterStats:
 class RouterLoss:
     """How much a token's aux and z loss weigh in this step; one object for all layers.
 
-    The step sets `per_token` = dp / real tokens of the global batch (megatron-core's DDP divides
-    gradients by dp), so the loss is nll + aux_coeff · aux + z_coeff · z with each a mean over real
-    tokens, whatever is supervised and however rows fall to ranks. megatron-core's own scale divides
-    by micro-batches, or multiplies by tokens it later expects to be divided by.
+    The step sets `per_token` = dp · cp / real tokens of the global batch (megatron-core's DDP
+    divides gradients by dp · cp), so the loss is nll + aux_coeff · aux + z_coeff · z with each a
+    mean over real tokens, whatever is supervised and however rows fall to ranks. megatron-core's
+    own scale divides by micro-batches, or multiplies by tokens it later expects to be divided by.
     """
 
     aux_coeff: float
@@ -110,15 +111,14 @@ class LingRouter(TopKRouter):
         if self.layer_number not in self.loss.pinned:
             return None
         experts_TK = self.loss.pinned[self.layer_number].to(device)
-        if self.tp_group.size() > 1:  # tokens are split over the tensor-parallel ranks
-            experts_TK = experts_TK.chunk(self.tp_group.size())[self.tp_group.rank()]
-        return experts_TK
+        experts_TK = context.own(experts_TK, self.cp_group)
+        return experts_TK.chunk(self.tp_group.size())[self.tp_group.rank()]
 
     def _add_losses(self, routed: Routed, padding_T: Tensor) -> Tensor:
         tokens = (~padding_T).float().sum()
         row = torch.cat([routed.counts_E, tokens[None]])
-        if self.tp_group.size() > 1:
-            dist.all_reduce(row, group=self.tp_group)
+        if self.tp_cp_group.size() > 1:  # a row's tokens are split over them
+            dist.all_reduce(row, group=self.tp_cp_group)
         # Row tokens × E/K Σ_e f_e P_e, this rank's tokens of it: P_e is a mean over the row, so
         # multiplied by the row's tokens it is a sum and needs no differentiable reduction.
         share_E = row[:-1] / (row[-1].clamp(min=1) * self.topk)

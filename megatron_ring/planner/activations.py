@@ -28,9 +28,14 @@ class Widths:
     imbalance: float = 1.0  # tokens of the fullest rank's experts / mean
 
     @property
+    def cp_tokens(self) -> int:
+        """Tokens of a row on one context-parallel rank."""
+        return self.row_tokens // self.config.parallel.cp
+
+    @property
     def own_tokens(self) -> int:
-        """Tokens of a row on one tensor-parallel rank, between the split matrices."""
-        return self.row_tokens // self.config.parallel.tp
+        """Of those, tokens on one tensor-parallel rank, between the split matrices."""
+        return self.cp_tokens // self.config.parallel.tp
 
 
 def residual(w: Widths) -> int:
@@ -47,28 +52,40 @@ def norm(w: Widths) -> int:
 
 def attention(w: Widths) -> dict[str, int]:
     """Norm, fused projection, rotary, attention by document, output projection."""
-    m, tp, b = w.config.model, w.config.parallel.tp, w.bytes_each
-    heads, groups = m.num_attention_heads // tp, m.num_key_value_heads // tp
-    q, kv = w.row_tokens * heads * m.head_size * b, w.row_tokens * groups * m.head_size * b
-    # Values that are not repeated are a view of the fused projection, and keep all of it.
-    products = {"qkv": q + 2 * kv, "q and k, rotated": q + kv}
-    if w.on_gpu:  # taken apart and rotated by one kernel
-        products = {"q, k and v": q + 2 * kv}
-    elif groups < heads:
+    m, p = w.config.model, w.config.parallel
+    head = m.head_size * w.bytes_each
+    heads, groups = m.num_attention_heads // p.tp, m.num_key_value_heads // p.tp
+    q, kv = w.cp_tokens * heads * head, w.cp_tokens * groups * head
+    repeated = not w.on_gpu and groups < heads
+    if p.cp > 1:
+        # Of long documents, the first chunk sees up to half the row, the second up to all of it:
+        # together a chunk more than the row.
+        chunk = w.cp_tokens // 2
+        seen = w.row_tokens + chunk
+        gathered = 2 * seen * heads * head if repeated else 3 * w.row_tokens * groups * head
+        products = {"q, keys and values of the row": q + gathered}
+        if not w.on_gpu:
+            products["masks"] = chunk * seen * w.bytes_each
+    elif repeated:
         products = {"q, keys and values once for each query head": 3 * q}
+    elif w.on_gpu:
+        products = {"q, k and v": q + 2 * kv}
+    else:
+        # Values are a view of the fused projection, and keep all of it.
+        products = {"qkv": q + 2 * kv, "q and k, rotated": q + kv}
     outputs = q if w.on_gpu else 2 * q  # by document, then joined
     return {
         "input norm": norm(w),
         "input of qkv": residual(w),
         **products,
         "attention output": outputs,
-        "log-sum-exp": w.row_tokens * heads * 4,
+        "log-sum-exp": w.cp_tokens * heads * 4,
     }
 
 
 def gated_mlp(w: Widths, width: int) -> dict[str, int]:
     """A dense MLP or the shared experts; silu(gate) is made again in the backward."""
-    each = w.row_tokens * width // w.config.parallel.tp * w.bytes_each
+    each = w.cp_tokens * width // w.config.parallel.tp * w.bytes_each
     return {"gate and up": 2 * each, "input of down": each}
 
 
@@ -112,16 +129,24 @@ def layer(w: Widths, is_moe: bool) -> dict[str, int]:
 
 def kept_by_layers(w: Widths, is_moe: list[bool]) -> int:
     """What some layers keep of one row from forward to backward, recomputation considered."""
+    if w.config.parallel.offload:
+        return 0
     if w.config.parallel.recompute == "full":
         return len(is_moe) * residual(w)
-    rotary = w.row_tokens * 2 * w.config.model.head_size * 4  # cos and sin, once for all layers
+    rotary = w.cp_tokens * 2 * w.config.model.head_size * 4  # cos and sin, once for all layers
     return rotary + sum(sum(layer(w, moe).values()) for moe in is_moe)
 
 
+def kept_on_host(w: Widths, num_layers: int) -> int:
+    """Layer inputs of one row that wait in host memory."""
+    return num_layers * residual(w) if w.config.parallel.offload else 0
+
+
 def kept_by_head(w: Widths, supervised: float) -> int:
-    """Last norm, scored hidden states, labels and results."""
-    scored = round(w.row_tokens * supervised)
-    return norm(w) + scored * (w.config.model.hidden_size * w.bytes_each + 20)
+    """Last norm (on the host, if layers' inputs are), scored hidden states, labels and results."""
+    scored = round(w.cp_tokens * supervised)
+    last_norm = 0 if w.config.parallel.offload else norm(w)
+    return last_norm + scored * (w.config.model.hidden_size * w.bytes_each + 20)
 
 
 def working(w: Widths, is_moe: list[bool]) -> int:
@@ -137,7 +162,7 @@ def working(w: Widths, is_moe: list[bool]) -> int:
 
 def head_working(w: Widths, vocab_rows: int) -> int:
     """Logits of a chunk of tokens, overwritten by their gradient, and the weight's."""
-    chunk = min(w.config.loss.chunk_tokens, w.row_tokens)
+    chunk = min(w.config.loss.chunk_tokens, w.cp_tokens)
     return vocab_rows * chunk * w.bytes_each + head_gradient(w, vocab_rows)
 
 
@@ -153,5 +178,5 @@ def communication(w: Widths) -> int:
     m, p = w.config.model, w.config.parallel
     sent = round(w.own_tokens * m.num_experts_per_tok * w.imbalance) * m.hidden_size * w.bytes_each
     routed_bytes = 4 * sent if p.ep > 1 else 0
-    gathered = 2 * w.row_tokens * m.hidden_size * w.bytes_each if p.tp > 1 else 0
+    gathered = 2 * w.cp_tokens * m.hidden_size * w.bytes_each if p.tp > 1 else 0
     return routed_bytes + gathered + (4 * residual(w) if p.pp > 1 else 0)

@@ -10,6 +10,7 @@ from megatron_ring.planner import memory
 from megatron_ring.planner.memory import Need, Workload
 
 RECOMPUTED = 4 / 3  # a second forward beside forward (1) and backward (2)
+LONG = 16384  # tokens of a rank below which its context is not split further, nor offloaded
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,15 @@ def possible(config: Config, world_size: int, row_tokens: int) -> Iterator[Confi
         n for n in range(1, min(m.num_hidden_layers + 1, world_size) + 1) if world_size % n == 0
     ]
     experts = [n for n in range(1, m.num_experts + 1) if m.num_experts % n == 0 and n <= world_size]
-    for tp, pp, vpp, ep, recompute in product(shards, stages, (1, 2), experts, ("none", "full")):
+    contexts = [n for n in (1, 2, 4, 8, 16) if n == 1 or row_tokens >= n * LONG]
+    keeping = [{"recompute": "none"}, {"recompute": "full"}]
+    if row_tokens > LONG:
+        keeping.append({"recompute": "full", "offload": True})
+    for tp, cp, pp, vpp, ep, keep in product(shards, contexts, stages, (1, 2), experts, keeping):
         if vpp > 1 and pp == 1:
             continue
         found = config.parallel.model_copy(
-            update={"tp": tp, "pp": pp, "vpp": vpp, "ep": ep, "recompute": recompute}
+            update={"tp": tp, "cp": cp, "pp": pp, "vpp": vpp, "ep": ep, "offload": False} | keep
         )
         candidate = config.model_copy(update={"parallel": found})
         try:
@@ -63,18 +68,23 @@ def fitting(
 ) -> list[Choice]:
     """Layouts whose fullest rank needs at most `limit` bytes.
 
-    In order of time lost to bubbles and recomputation, then of what communication costs most: few
-    tensor-parallel ranks, then few expert-parallel ones, then the smaller peak.
+    In order of time lost to bubbles and recomputation, then of what communication costs most:
+    nothing offloaded, few tensor-parallel ranks, few context-parallel, few expert-parallel ones,
+    then the smaller peak.
     """
     found = []
     for candidate in progress(list(possible(config, world_size, work.row_tokens))):
         peak = max(need.total for need in ends(candidate, world_size, work))
         if peak <= limit:
             p = candidate.parallel
-            rows = config.data.rows_per_step * p.tp * p.pp // world_size
+            rows = config.data.rows_per_step * p.tp * p.pp * p.cp // world_size
             found.append(Choice(p, peak, waste(p, rows)))
-    order = {choice: (round(choice.waste, 3), choice.parallel.tp) for choice in found}
-    return sorted(found, key=lambda c: (*order[c], c.parallel.ep, c.peak))
+
+    def order(choice: Choice) -> tuple[float, ...]:
+        p = choice.parallel
+        return (round(choice.waste, 3), p.offload, p.tp, p.cp, p.ep, choice.peak)
+
+    return sorted(found, key=order)
 
 
 def ends(config: Config, world_size: int, work: Workload) -> list[Need]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_ring import optim, parallel, platform
 from megatron_ring.config import Config
 from megatron_ring.model.ling import LingModel, build_stages
-from megatron_ring.planner import activations
+from megatron_ring.planner import activations, traffic
 from megatron_ring.planner.activations import Widths
 from megatron_ring.platform.meta import without_memory
 
@@ -36,6 +36,8 @@ class Need:
     in_flight: float  # rows, of all of the stage's layers
     working: int  # for a moment: recomputed layer, gradients, logits
     communication: int
+    host: int  # of the host's memory: layer inputs that are offloaded
+    context_traffic: int  # bytes received for one row by context parallelism
 
     @property
     def total(self) -> int:
@@ -109,7 +111,7 @@ def _need(config: Config, stages: list[LingModel], static: Static, work: Workloa
     kept = activations.kept_by_layers(w, is_moe) * rows
     busy = activations.working(w, is_moe) if is_moe else 0
     if stages[0].pre_process:
-        kept += rows * work.row_tokens * 8  # token ids
+        kept += rows * w.cp_tokens * 8  # token ids
     if stages[-1].post_process:
         kept += activations.kept_by_head(w, work.supervised)
         busy = max(busy, activations.head_working(w, model.vocab_size // p.tp))
@@ -121,6 +123,8 @@ def _need(config: Config, stages: list[LingModel], static: Static, work: Workloa
         in_flight=rows,
         working=busy,
         communication=activations.communication(w),
+        host=round(activations.kept_on_host(w, len(numbers)) * rows),
+        context_traffic=traffic.of_context(w, len(numbers), stages[-1].post_process),
     )
 
 

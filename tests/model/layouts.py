@@ -17,7 +17,7 @@ from megatron_ring import config as configuration
 from megatron_ring import losses, metrics, optim, parallel, platform, reference, step
 from megatron_ring.config import Config
 from megatron_ring.data.rows import Document, Row, make_row
-from megatron_ring.model import weights
+from megatron_ring.model import context, weights
 from megatron_ring.model.ling import LingModel, build_stages
 from tests import ranks
 
@@ -93,11 +93,17 @@ def assemble(parts: list[tuple]) -> dict[str, torch.Tensor]:
 
 
 def _logits(last: list[dict[str, Any]]) -> dict[int, torch.Tensor]:
-    slices: dict[int, dict[int, torch.Tensor]] = {}
+    """Of each row: vocabulary slices of tensor-parallel ranks, tokens of context-parallel ones."""
+    found: dict[int, torch.Tensor] = {}
+    slices = 1 + max(r["tp_rank"] for r in last)
     for r in last:
         for i, logits in r["logits"].items():
-            slices.setdefault(i, {})[r["tp_rank"]] = logits
-    return {i: torch.cat([s[t] for t in sorted(s)], dim=-1) for i, s in slices.items()}
+            rows, width = len(r["places"]) * r["cp_size"], logits.shape[1]
+            whole = found.setdefault(i, torch.full((rows, width * slices), torch.nan))
+            first = width * r["tp_rank"]
+            whole[r["places"], first : first + width] = logits
+    assert not any(whole.isnan().any() for whole in found.values()), "a logit is on no rank"
+    return found
 
 
 def _measure(
@@ -115,7 +121,7 @@ def _measure(
         counts = step.Counts.of(own, head)
         models = optim.wrap(stages, config.parallel, shard=False)
         for stage in stages:
-            stage.router_loss.per_token = size / max(counts.tokens, 1)
+            stage.router_loss.per_token = parallel.replicas() / max(counts.tokens, 1)
             if pinned is not None:
                 stage.router_loss.pinned = dict.fromkeys(stage.routers, pinned)
         table = step.accumulate(models, own, head, counts)
@@ -135,6 +141,8 @@ def _measure(
             "gradients": gradients(stages),
             "last_stage": parallel.is_last_stage(),
             "tp_rank": stages[0].pg_collection.tp.rank(),
+            "cp_size": stages[0].pg_collection.cp.size(),
+            "places": context.own(torch.arange(row_tokens), stages[0].pg_collection.cp),
             "logp": {rank + size * i: logp for i, logp in enumerate(scored)},
             "logits": {rank + size * i: x for i, x in enumerate(logits)},
         }

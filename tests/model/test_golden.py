@@ -36,6 +36,11 @@ LAYOUTS = {
     "ep2 tp2": (2, ["parallel.ep=2", "parallel.tp=2"]),
     "ep2 tp2, recompute": (2, ["parallel.ep=2", "parallel.tp=2", "parallel.recompute=full"]),
     "tp2 dp2": (4, ["parallel.tp=2", "parallel.ep=2"]),
+    "cp2": (2, ["parallel.cp=2"]),
+    "cp2 tp2 ep2, recompute": (
+        4,
+        [f"parallel.{key}=2" for key in ("cp", "tp", "ep")] + ["parallel.recompute=full"],
+    ),
     "tp2 pp2": (4, ["parallel.tp=2", "parallel.pp=2"]),
     "tp2 ep2 pp2, interleaved, recompute": (
         4,

@@ -155,9 +155,9 @@ def test_a_dense_leading_layer(tmp_path):
 
 def test_recomputed_layers_count_their_tokens_once(tmp_path):
     rows = in_rows(DOCUMENTS[:8], [4, 4])
-    kept, again = (
-        measure(1, [*TINY, f"parallel.recompute={mode}"], rows, 192, tmp_path / mode)
-        for mode in ("none", "full")
-    )
-    torch.testing.assert_close(again["router"], kept["router"])
-    assert_same_gradients(again["gradients"], kept["gradients"])
+    kept = measure(1, TINY, rows, 192, tmp_path / "kept")
+    again = ["parallel.recompute=full"]
+    for name, options in (("again", again), ("host", [*again, "parallel.offload=true"])):
+        ours = measure(1, [*TINY, *options], rows, 192, tmp_path / name)
+        torch.testing.assert_close(ours["router"], kept["router"])
+        assert_same_gradients(ours["gradients"], kept["gradients"])

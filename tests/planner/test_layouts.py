@@ -1,5 +1,7 @@
 """Layouts that fit: all that are possible are tried, in the order that is promised."""
 
+from itertools import product
+
 import pytest
 
 from megatron_ring import config as configuration
@@ -15,26 +17,27 @@ def load(*overrides):
     return configuration.load(Config, [], [tiny, "data.rows_per_step=8", *overrides])
 
 
-def test_every_possible_layout_is_tried():
-    """Oracle: all layouts of small numbers, asked one by one. 2 key/value heads, 3 layers."""
-    found = {
-        (p.tp, p.pp, p.vpp, p.ep, p.recompute)
+@pytest.mark.parametrize(("long", "contexts"), [(16384, [1]), (16, [1, 2, 4])])
+def test_every_possible_layout_is_tried(long, contexts, monkeypatch):
+    """Oracle: all layouts of small numbers, asked one by one. 2 key/value heads, 3 layers, rows of
+    64 tokens; short ones are neither split over context ranks nor offloaded."""
+    monkeypatch.setattr(layouts, "LONG", long)
+    found = [
+        (p.tp, p.cp, p.pp, p.vpp, p.ep, p.recompute, p.offload)
         for p in (c.parallel for c in layouts.possible(load(), 4, 64))
-    }
+    ]
+    keeping = [("none", False), ("full", False), ("full", True)][: 2 if long > 64 else 3]
     expected = set()
-    for tp in range(1, 5):
-        for pp in range(1, 5):
-            for vpp in (1, 2):
-                for ep in range(1, 9):
-                    keys = {"tp": tp, "pp": pp, "vpp": vpp, "ep": ep}
-                    candidate = load(*(f"parallel.{k}={v}" for k, v in keys.items()))
-                    try:
-                        parallel.check_layout(candidate, 4, 64)
-                    except ValueError:
-                        continue
-                    expected |= {(tp, pp, vpp, ep, r) for r in ("none", "full")}
-    assert found == expected
-    assert len(found) > 10
+    for tp, cp, pp, vpp, ep in product(range(1, 5), contexts, range(1, 5), (1, 2), range(1, 9)):
+        keys = {"tp": tp, "cp": cp, "pp": pp, "vpp": vpp, "ep": ep}
+        candidate = load(*(f"parallel.{k}={v}" for k, v in keys.items()))
+        try:
+            parallel.check_layout(candidate, 4, 64)
+        except ValueError:
+            continue
+        expected |= {(tp, cp, pp, vpp, ep, *keep) for keep in keeping}
+    assert set(found) == expected
+    assert len(found) == len(expected) > 10
 
 
 def test_time_lost_by_hand():

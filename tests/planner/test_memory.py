@@ -105,7 +105,7 @@ def test_a_thousand_ranks_in_seconds():
     assert not torch.distributed.is_initialized()
 
 
-def saved_bytes(config, dtype, row_tokens):
+def saved_bytes(config, dtype, row_tokens, num_documents=2):
     """Storages that autograd keeps of one row's forward, weights left out."""
     device = platform.prepare()
     with parallel.process_groups(config.parallel, device, seed=1):
@@ -123,8 +123,8 @@ def saved_bytes(config, dtype, row_tokens):
                 total += storage.nbytes()
             return tensor
 
-        half = np.arange(row_tokens // 2, dtype=np.int32) % 384
-        documents = [(half, np.ones(len(half), bool))] * 2
+        one = np.arange(row_tokens // num_documents, dtype=np.int32) % 384
+        documents = [(one, np.ones(len(one), bool))] * num_documents
         row = make_row(documents, row_tokens, 0)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             stages[0](**step.to_device(row, device))
@@ -155,6 +155,48 @@ def test_kept_activations_are_what_autograd_keeps(overrides, dtype):
     ours = activations.kept_by_layers(w, is_moe) + activations.kept_by_head(w, 1.0) + tokens * 8
     ours += activations.head_gradient(w, m.vocab_size)
     assert ours == pytest.approx(saved_bytes(config, DTYPES[dtype], tokens), rel=0.02)
+
+
+def saved_under_context(overrides, dtype, row_tokens):
+    """The same, of one long document, on a rank of several."""
+    return saved_bytes(load(*overrides), dtype, row_tokens, num_documents=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("world_size", "overrides"),
+    [
+        (2, ["parallel.cp=2"]),
+        (4, ["parallel.cp=4"]),
+        (2, ["parallel.cp=2", "model.num_key_value_heads=4"]),
+        (2, ["parallel.cp=2", "parallel.recompute=full"]),
+        (2, ["parallel.cp=2", "parallel.recompute=full", "parallel.offload=true"]),
+    ],
+    ids=str,
+)
+def test_kept_under_context_parallelism(world_size, overrides, dtype, tmp_path):
+    """The last rank, whose chunks see the most keys; the others keep less."""
+    tokens = 512
+    kept = ranks.run(
+        world_size, saved_under_context, overrides, DTYPES[dtype], tokens, folder=tmp_path
+    )
+    config = load(*overrides)
+    bytes_each = DTYPES[dtype].itemsize
+    w = activations.Widths(config, tokens, bytes_each, on_gpu=False, fused_experts=False)
+    ours = activations.kept_by_layers(w, [True] * 3) + activations.kept_by_head(w, 1.0)
+    ours += w.cp_tokens * 8 + activations.head_gradient(w, config.model.vocab_size)
+    assert ours == pytest.approx(kept[-1], rel=0.02, abs=4096)
+    assert max(kept) == kept[-1]
+
+
+def test_offloaded_inputs_are_counted_on_the_host():
+    """Of a row, each layer's input, [S, D] in fp32."""
+    config = load("parallel.recompute=full", "parallel.offload=true")
+    w = activations.Widths(config, 512, 4, on_gpu=False, fused_experts=False)
+    assert activations.kept_on_host(w, 3) == 3 * 512 * 64 * 4
+    assert activations.kept_on_host(activations.Widths(load(), 512, 4, False, False), 3) == 0
+    [need] = memory.needs(config, 1, Workload(512, dtype=torch.float32))
+    assert need.host == 3 * 512 * 64 * 4
 
 
 def test_fused_experts_keep_what_the_planner_says(monkeypatch):

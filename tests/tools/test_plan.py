@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from megatron_ring import metrics
-from megatron_ring.config import read_hf_config
+from megatron_ring.config import Config, load, read_hf_config
 from megatron_ring.data.rows import Rows
 from megatron_ring.step import Counts
 from tools import plan
@@ -41,6 +41,37 @@ def test_shipped_layouts_fit_as_they_say(file):
     done = ask(*LITE, file, "--gpus", gpus, "--memory", memory)
     assert done.exit_code == 0
     assert f"fits: the fullest rank needs {promised} of" in done.output
+
+
+@pytest.mark.parametrize("file", sorted(Path("configs/long").glob("*.yaml")), ids=str)
+def test_long_rows_fit_as_they_say(file):
+    """Both figures, and that the model takes rows of that length."""
+    text = file.read_text()
+    files = ["configs/model/ling_lite_1_5.yaml", "configs/sft_stage1.yaml", file]
+    row_tokens = re.search(r"--row-tokens (\d+)", text)[1]
+    promised = re.search(r"fullest rank needs ([0-9.]+) GB", text)[1]
+    smaller = re.search(r"recompute=full: ([0-9.]+) GB", text)[1]
+    for keys, memory, figure in (
+        ([], "141GB", promised),
+        (["parallel.recompute=full"], "80GB", smaller),
+    ):
+        done = ask(*files, *keys, "--gpus", 8, "--memory", memory, "--row-tokens", row_tokens)
+        assert done.exit_code == 0
+        assert f"fits: the fullest rank needs {figure} of" in done.output
+        assert "received for a row, cp" in done.output
+    config = load(Config, [str(f) for f in files], [])
+    assert config.model.longest >= int(row_tokens)
+    assert config.data.rows_per_step * int(row_tokens) == 256 * 16384
+
+
+def test_what_is_offloaded_is_shown():
+    """Of 28 layers, an input [131072 / 8, 2048] in bf16."""
+    layout = ["parallel.recompute=full", "parallel.offload=true"]
+    files = ["configs/model/ling_lite_1_5.yaml", "configs/long/128k.yaml"]
+    done = ask(*files, *layout, "--gpus", 8, "--memory", "80GB", "--row-tokens", 131072)
+    assert f"{28 * 16384 * 2048 * 2 / 1e9:.2f}" in re.search(
+        r"layer inputs in host memory +(\S+)", done.output
+    )[1]
 
 
 def test_time_by_hand(packed):
