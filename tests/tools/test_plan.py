@@ -69,9 +69,10 @@ def test_what_is_offloaded_is_shown():
     layout = ["parallel.recompute=full", "parallel.offload=true"]
     files = ["configs/model/ling_lite_1_5.yaml", "configs/long/128k.yaml"]
     done = ask(*files, *layout, "--gpus", 8, "--memory", "80GB", "--row-tokens", 131072)
-    assert f"{28 * 16384 * 2048 * 2 / 1e9:.2f}" in re.search(
-        r"layer inputs in host memory +(\S+)", done.output
-    )[1]
+    assert (
+        f"{28 * 16384 * 2048 * 2 / 1e9:.2f}"
+        in re.search(r"layer inputs in host memory +(\S+)", done.output)[1]
+    )
 
 
 def test_time_by_hand(packed):
