@@ -190,7 +190,7 @@ def check_layout(config: Config, world_size: int, row_tokens: int | None = None)
         f"parallel.vpp={p.vpp} needs the rows of a rank and step, {rows // dp}, to be a multiple "
         f"of parallel.pp={p.pp}; change data.rows_per_step={rows}",
     )
-    chunks = p.tp * (2 * p.cp if p.cp > 1 else 1)
+    chunks = row_multiple(p)
     by = [f"parallel.tp={p.tp} (sequence parallelism)"] * (p.tp > 1)
     by += [f"parallel.cp={p.cp} (two chunks a rank)"] * (p.cp > 1)
     _refuse(
@@ -199,6 +199,11 @@ def check_layout(config: Config, world_size: int, row_tokens: int | None = None)
         f"row_tokens that is a multiple of {chunks}",
     )
     return dp
+
+
+def row_multiple(p: ParallelConfig) -> int:
+    """What the tokens of a row must be a multiple of: two chunks a context rank, split over tp."""
+    return p.tp * (2 * p.cp if p.cp > 1 else 1)
 
 
 def _check_model_fits(m: ModelConfig, p: ParallelConfig) -> None:

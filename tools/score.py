@@ -62,8 +62,8 @@ def main(
         config = frozen.configure(model, overrides or [])
         samples = read(input, config, tokenizer or str(frozen.tokenizer_folder(model)))
         longest = max((len(sample.tokens) for sample in samples), default=1)
-        tp = config.parallel.tp
-        row_tokens = -(-max(row_tokens, longest) // tp) * tp
+        multiple = parallel.row_multiple(config.parallel)
+        row_tokens = -(-max(row_tokens, longest) // multiple) * multiple
         with frozen.opened(model, config) as stages:
             lines = score(stages, samples, row_tokens, config)
             if dist.get_rank() == 0:

@@ -93,6 +93,7 @@ def test_a_megatron_checkpoint_gives_the_same(alone, ids, tmp_path):
     [
         (2, ["parallel.tp=2", "parallel.ep=2"]),
         (2, ["parallel.pp=2"]),
+        (2, ["parallel.cp=2"]),
         (3, []),
         (4, ["parallel.pp=2", "parallel.vpp=2", "parallel.ep=2"]),
     ],
