@@ -187,7 +187,8 @@ class Preference:
         return line | {"pairs": of["pairs"]}
 
     def _of_pairs(self, documents: Documents) -> "_Settings":
-        table = self._settings.to(documents.source_A.device)[documents.source_A[::2]]
+        settings = self._settings.to(documents.source_A.device, non_blocking=True)
+        table = settings[documents.source_A[::2]]
         beta_P, ipo_P, smoothing_P, mean_P, format_P, nll_P = table.unbind(1)
         format_A = format_P.bool().repeat_interleave(2)
         scored_A = _choose(documents.scored_A2, format_A)

@@ -57,12 +57,12 @@ def documents_of(row: Row, device: torch.device | str = "cpu") -> losses.Documen
     flags_2S = np.stack([row.mask_S, row.format_S])
     # Documents end where the next begins; the last is not to run on into the padding.
     counts = np.add.reduceat(flags_2S[:, : row.num_tokens], starts, axis=1, dtype=np.float64)
-    reference = None if row.reference is None else torch.from_numpy(row.reference).to(device)
+    reference = None if row.reference is None else _sent(row.reference, device)
     return losses.Documents(
-        lengths=torch.from_numpy(np.diff(row.cu_seqlens).astype(np.int64)).to(device),
-        source_A=torch.from_numpy(row.sources.astype(np.int64)).to(device),
-        scored_A2=torch.from_numpy(np.ascontiguousarray(counts.T)).to(device),
-        format_S=torch.from_numpy(row.format_S).to(device),
+        lengths=_sent(np.diff(row.cu_seqlens).astype(np.int64), device),
+        source_A=_sent(row.sources.astype(np.int64), device),
+        scored_A2=_sent(np.ascontiguousarray(counts.T), device),
+        format_S=_sent(row.format_S, device),
         reference_A2=reference,
     )
 
@@ -167,14 +167,19 @@ def to_device(row: Row, device: torch.device) -> dict[str, Any]:
     """LingModel.forward's arguments for one row."""
     lengths = row.cu_seqlens[1:] - row.cu_seqlens[:-1]
     return {
-        "tokens_S": torch.from_numpy(row.tokens_S).long().to(device),
-        "labels_S": torch.from_numpy(row.labels_S).long().to(device),
-        "mask_S": torch.from_numpy(row.mask_S).to(device),
-        "positions_S": torch.from_numpy(row.positions_S).to(device),
-        "padding_S": torch.from_numpy(row.padding_S).to(device),
-        "cu_seqlens": torch.from_numpy(row.cu_seqlens).to(device),
+        "tokens_S": _sent(row.tokens_S.astype(np.int64), device),
+        "labels_S": _sent(row.labels_S.astype(np.int64), device),
+        "mask_S": torch.from_numpy(row.mask_S),  # counted on the host: a GPU would be waited for
+        "positions_S": _sent(row.positions_S, device),
+        "padding_S": _sent(row.padding_S, device),
+        "cu_seqlens": _sent(row.cu_seqlens, device),
         "lengths": lengths.tolist(),
     }
+
+
+def _sent(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """An array on its way to `device`; nothing on it is waited for."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def score(models: list[Any], rows: list[Row]) -> list[Tensor]:

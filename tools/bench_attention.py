@@ -46,7 +46,7 @@ from megatron_ring import platform
 from megatron_ring.config import ConfigError
 from megatron_ring.data.rows import Rows
 from megatron_ring.kernels.attention import NEEDS, Segments, choose_backend, packed_attention, runs
-from megatron_ring.platform.timing import machine, side_by_side
+from megatron_ring.platform.timing import machine, make_room_for, side_by_side
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(highlight=False, soft_wrap=True)
@@ -92,6 +92,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="write all of it here")] = None,
     peak_of: Annotated[str, typer.Option(hidden=True, help="in a child: its peak, MiB")] = "",
 ) -> None:
+    make_room_for(json_file)
     device = platform.prepare()
     gpu, chosen_dtype = device.type == "cuda", platform.dtype(dtype)
     case = Case(

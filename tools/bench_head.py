@@ -8,6 +8,7 @@
 On a GPU the sizes are Ling-Lite's (16,384 tokens, 126,464 rows of 2,048) unless others are given.
 Candidates, turn by turn on the same numbers:
 
+\b
 - naive: all logits at once, torch's log_softmax, autograd;
 - forward: linear_logprob with gradients made in the forward pass (what SFT uses);
 - backward: linear_logprob that computes logits again on the way back (what DPO uses);
@@ -43,7 +44,7 @@ from megatron_ring.kernels.linear_logprob import (
     linear_logprob,
     linear_logprob_reference,
 )
-from megatron_ring.platform.timing import machine, side_by_side
+from megatron_ring.platform.timing import machine, make_room_for, side_by_side
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -80,8 +81,11 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="write all of it here")] = None,
     peak_of: Annotated[str, typer.Option(hidden=True, help="in a child: its peak, MiB")] = "",
 ) -> None:
+    make_room_for(json_file)
     device = platform.prepare()
     gpu = device.type == "cuda"
+    if dtype not in ("auto", "fp32", "bf16"):
+        raise SystemExit(f"error: --dtype {dtype}: auto, fp32 or bf16")
     if backend == "auto":
         backend = "triton" if gpu else "torch"
     if backend not in ("torch", "triton") or (backend == "triton" and not gpu):

@@ -58,7 +58,7 @@ from megatron_ring.platform.contest import (
     Work,
     compiled,
 )
-from megatron_ring.platform.timing import machine
+from megatron_ring.platform.timing import machine, make_room_for
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -108,8 +108,7 @@ def main(
     parts, routings = choose("part", part, PARTS), choose("routing", routing, ROUTINGS)
     everyone = dict.fromkeys(one.name for many in CANDIDATES.values() for one in many)
     names = choose("candidates", candidates, everyone)
-    if json_file and not json_file.absolute().parent.is_dir():
-        raise SystemExit(f"error: --json {json_file}: {json_file.parent} is no folder")
+    make_room_for(json_file)
     device, dtype = platform.prepare(), platform.dtype("auto")
     known = peaks(torch.cuda.get_device_name()) if gpu else None
     contest = Contest(device, repeats, names, known)
@@ -135,7 +134,7 @@ def main(
 
 
 def choose(option: str, text: str, known: Any) -> list[str]:
-    chosen = list(known) if text == "all" else text.split(",")
+    chosen = list(known) if text == "all" else [name.strip() for name in text.split(",")]
     if strange := [name for name in chosen if name not in known]:
         raise SystemExit(f"error: --{option} {strange[0]}: all, or some of {', '.join(known)}")
     return chosen

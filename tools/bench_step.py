@@ -51,7 +51,7 @@ from megatron_ring.kernels.linear_logprob import column_norm
 from megatron_ring.model import experts, weights
 from megatron_ring.model.experts import RoutedExperts
 from megatron_ring.model.ling import LingModel, build_stages, transformer_config
-from megatron_ring.platform.timing import machine, side_by_side
+from megatron_ring.platform.timing import machine, make_room_for, side_by_side
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 BACKENDS = ("torch", "loop", "triton")
@@ -98,8 +98,8 @@ def main(
     profile: Annotated[bool, typer.Option("--profile", help="ours by operation")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write all of it here")] = None,
 ) -> None:
-    device = platform.prepare()
-    gpu = device.type == "cuda"
+    make_room_for(json_file)
+    device, gpu = platform.prepare(), torch.cuda.is_available()
     torch.set_num_threads(threads or torch.get_num_threads())
     file = model or f"configs/model/ling_{'lite' if gpu else 'tiny'}.yaml"
     try:
@@ -123,9 +123,9 @@ def main(
             bench = Bench(config, batch, names, device)
             about = {"argv": sys.argv[1:], "machine": machine(device), "case": bench.case()}
             about["results"] = bench.measure(repeats or (20 if gpu else 5))
+            report(about)
             if json_file:
                 json_file.write_text(json.dumps(about, indent=1) + "\n")
-            report(about)
             if profile:
                 with torch.profiler.profile() as profiler:  # of a GPU too, where there is one
                     bench.run(names[0], 0)
@@ -311,11 +311,11 @@ class MegatronCore(Other):
             weight.data.copy_(own[f"{one[1]}w{one[3]}"][int(one[2])] if one else own[name])
 
     def forward(self, tokens_S: Tensor, labels_S: Tensor, mask_S: Tensor, **row: Any) -> Tensor:
-        at_S = torch.arange(len(tokens_S), device=mask_S.device)
+        at_S = torch.arange(len(tokens_S), device=tokens_S.device)
         document_S = torch.bucketize(at_S, row["cu_seqlens"], right=True)
         hidden = (document_S[:, None] != document_S) | (at_S[:, None] < at_S)
         nll = self.model(tokens_S[None], None, hidden[None, None], labels=labels_S[None])
-        return -nll[0] * mask_S
+        return -nll[0] * mask_S.to(nll.device)
 
 
 class Transformers(Other):
@@ -351,7 +351,7 @@ class Transformers(Other):
                 weight.data.copy_(ernie_weight(name, own, c))
 
     def forward(self, tokens_S: Tensor, labels_S: Tensor, mask_S: Tensor, **row: Any) -> Tensor:
-        at_N = mask_S.nonzero()[:, 0]
+        at_N = mask_S.nonzero()[:, 0].to(tokens_S.device)
         logits_NV = self.model(
             input_ids=tokens_S[None],
             position_ids=row["positions_S"][None].long(),
@@ -360,7 +360,7 @@ class Transformers(Other):
             segments=Segments.of_row(row["cu_seqlens"], row["lengths"]),
         ).logits[0]
         nll_N = F.cross_entropy(logits_NV.float(), labels_S[at_N], reduction="none")
-        return torch.zeros(len(mask_S), device=mask_S.device).index_put((at_N,), -nll_N)
+        return torch.zeros(len(mask_S), device=at_N.device).index_put((at_N,), -nll_N)
 
 
 def ernie_weight(name: str, own: dict[str, Tensor], c: ModelConfig) -> Tensor:

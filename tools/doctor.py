@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +49,7 @@ class Machine:
     nccl: str | None = None
     grouped_mm: bool = False
     varlen: bool = False
+    c_compiler: bool = False  # and Python's headers
     wandb_login: bool = False
     slurm: list[str] | None = None  # partitions, as sinfo prints them
     problems: list[str] = field(default_factory=list)  # what was there and did not work
@@ -84,6 +86,13 @@ def memory_gib() -> float:
     if limit.is_file() and limit.read_text().strip().isdigit():
         total = min(total, int(limit.read_text()))
     return total / GIB
+
+
+def can_compile_c() -> bool:
+    """Whether there are a C compiler and Python.h, with which Triton builds what starts kernels."""
+    compilers = [os.environ.get("CC"), "gcc", "clang"]  # triton/runtime/build.py
+    headers = Path(sysconfig.get_paths()["include"], "Python.h")
+    return any(name and shutil.which(name) for name in compilers) and headers.is_file()
 
 
 def has_wandb_login() -> bool:
@@ -127,6 +136,7 @@ def look(folder: Path) -> Machine:
         disk_free_gib=shutil.disk_usage(folder).free / GIB,
         driver_gpus=output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or [],
         packages={package: installed(package) for package in PACKAGES},
+        c_compiler=can_compile_c(),
         wandb_login=has_wandb_login(),
         slurm=output_of("sinfo", "--noheader", "--format=%P %D nodes, %a, %G"),
         **look_at_torch(),
@@ -175,6 +185,11 @@ def about_compute(m: Machine) -> list[str]:
         f"Runs use {len(m.gpus)} × {gpu.name} with {dtype}, attention.backend={attention}, "
         f"experts.backend={experts}, NCCL {m.nccl} between processes."
     ]
+    if experts == "triton" and not m.c_compiler:
+        said.append(
+            "Triton cannot start its kernels: it needs a C compiler and Python.h (Debian: apt "
+            "install gcc python3-dev)."
+        )
     if total >= 600:  # 302 GB of states, plus activations and head room
         said.append(f"{total:.0f} GiB: Ling-Lite fits in full, for instance with parallel.ep=8.")
     else:

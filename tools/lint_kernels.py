@@ -58,7 +58,7 @@ class Compiled:
 def main(
     arch: Annotated[int, typer.Option(help="80 or 90; 0: both")] = 0,
     only: Annotated[str, typer.Option(help="configurations whose name contains this")] = "",
-    jobs: Annotated[int, typer.Option(help="at a time; 0: as many as cores")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="at a time; 0: as many as cores")] = 0,
 ) -> None:
     import triton
 

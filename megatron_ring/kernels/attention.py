@@ -54,10 +54,8 @@ class Segments:
         cls, q_lengths: Sequence[int], k_lengths: Sequence[int], device: torch.device | str
     ) -> "Segments":
         """From lengths on the host."""
-        q_cu, k_cu = (
-            F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device, torch.int32)
-            for lengths in (q_lengths, k_lengths)
-        )
+        ends = [torch.tensor(lengths).cumsum(0).int() for lengths in (q_lengths, k_lengths)]
+        q_cu, k_cu = (F.pad(end, (1, 0)).to(device, non_blocking=True) for end in ends)
         return cls(q_cu, k_cu, q_lengths, k_lengths)
 
     def seen(self) -> tuple[Tensor, Tensor]:

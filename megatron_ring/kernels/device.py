@@ -31,7 +31,10 @@ def fused_backend(device: torch.device) -> str:
 
 
 def architecture(device: torch.device) -> int:
-    """The generation whose tile sizes fit: 90 from compute capability 9.0, else 80."""
+    """The generation whose tile sizes fit: 90 for Hopper and data centres' Blackwell, else 80.
+
+    Consumers' Blackwell (12.0) has less than half their shared memory.
+    """
     if device.type != "cuda":
         return 80
-    return 90 if torch.cuda.get_device_capability(device) >= (9, 0) else 80
+    return 90 if (9, 0) <= torch.cuda.get_device_capability(device) < (12, 0) else 80

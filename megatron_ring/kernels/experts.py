@@ -61,7 +61,8 @@ def _grouped_mm(
     x_ND: Tensor, prob_N: Tensor, counts_E: Tensor, w1_EFD: Tensor, w2_EDF: Tensor
 ) -> Tensor:
     """Two grouped GEMMs: torch's own on a GPU, per-expert products on a CPU."""
-    ends_E = counts_E.to(device=x_ND.device, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    counts_E = counts_E.to(x_ND.device, non_blocking=True)  # dispatchers leave it on the host
+    ends_E = counts_E.cumsum(0, dtype=torch.int32)
     gate_NF, up_NF = F.grouped_mm(x_ND, w1_EFD.transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
     h_NF = F.silu(gate_NF) * up_NF * prob_N.unsqueeze(-1).to(x_ND.dtype)
     return F.grouped_mm(h_NF, w2_EDF.transpose(1, 2), offs=ends_E)

@@ -143,7 +143,7 @@ def order(experts_TK: Tensor, prob_TK: Tensor, num_experts: int, tiles: Tiles) -
 def order_sorted(counts_E: Tensor, prob_N: Tensor, tiles: Tiles) -> Layout:
     """The layout of rows that already lie expert after expert."""
     N, E = len(prob_N), len(counts_E)
-    counts_E = counts_E.to(prob_N.device)
+    counts_E = counts_E.to(prob_N.device, non_blocking=True)  # dispatchers leave it on the host
     layout = _empty_layout(counts_E, torch.Size([N, 1]), tiles)
     BE, BN = triton.next_power_of_2(E), layout_kernels.entries_in_a_block(E)
     layout_kernels.place_sorted_kernel[(triton.cdiv(N, BN),)](

@@ -52,6 +52,20 @@ def _gathered(x, row, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _transposed(x, row, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """The same the other way round: [BLOCK, rows].
+
+    A block that is turned in registers cannot be copied asynchronously to shared memory on sm_80.
+    """
+    c = column + tl.arange(0, BLOCK)
+    at = x + row.to(tl.int64)[None, :] * WIDTH + c[:, None]
+    if WIDTH % BLOCK == 0:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=(c < WIDTH)[:, None], other=0.0)
+
+
+@triton.jit
 def _at(matrix, first, row, column, COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
     """Pointers to a block of a matrix that begins at row `first` of a taller one."""
     r = (first + row + tl.arange(0, BR)).to(tl.int64)
@@ -302,12 +316,21 @@ def weight_gradient_kernel(
         token = tl.load(token_R + start + k, mask=start + k < end, other=0)
         for row in range(start, end, BK):
             next_token = tl.load(token_R + row + BK + k, mask=row + BK + k < end, other=0)
-            one = _load(left, plane * R + row, 0, f, BK, F, BK, BF, BF, TMA)
-            two = _gathered(right, token, d, D, BD)
-            if DOWN:
-                acc = tl.dot(two.T, one, acc, input_precision="ieee")
+            if TMA:
+                one = _load(left, plane * R + row, 0, f, BK, F, BK, BF, BF, TMA)
+                two = _gathered(right, token, d, D, BD)
+                if DOWN:
+                    acc = tl.dot(two.T, one, acc, input_precision="ieee")
+                else:
+                    acc = tl.dot(one.T, two, acc, input_precision="ieee")
+            elif DOWN:
+                one = _load(left, plane * R + row, 0, f, BK, F, BK, BF, BF, TMA)
+                two = _transposed(right, token, d, D, BD)
+                acc = tl.dot(two, one, acc, input_precision="ieee")
             else:
-                acc = tl.dot(one.T, two, acc, input_precision="ieee")
+                one = _transposed(left, plane * R + row + k, f, F, BF)
+                two = _gathered(right, token, d, D, BD)
+                acc = tl.dot(one, two, acc, input_precision="ieee")
             token = next_token
         if DOWN:
             _store_weight(acc, out, e * D, d, f, D, F, BD, BF, ADD, CHUNKS)

@@ -225,7 +225,8 @@ class LingModel(GPTModel):
         Without labels, logits of this rank's tokens (all of them but under context parallelism)
         and vocabulary rows where `mask_S` (everywhere without it), [N, V]. On pipeline stages
         before the last, hidden states [S / (cp · tp), 1, D]. `tokens_S` and `labels_S` are int64,
-        the masks bool, `cu_seqlens` int32 with the segments' `lengths` between its entries.
+        the masks bool, `mask_S` on the host (on a GPU it would be waited for); `cu_seqlens` is
+        int32 with the segments' `lengths` between its entries.
         """
         cp = self.pg_collection.cp
         hidden = None
@@ -277,7 +278,7 @@ class LingModel(GPTModel):
                 hidden_SD = (hidden_SD / scale_D).to(hidden_SD.dtype)
             return hidden_SD @ weight_VD.T
         # Unsupervised positions need no logits: prompts are often most of a row.
-        at_N = mask_S.nonzero()[:, 0]
+        at_N = mask_S.nonzero()[:, 0].to(hidden_SD.device, non_blocking=True)
         given = (hidden_SD.index_select(0, at_N), weight_VD, labels_S[at_N], self.chunk_tokens)
         logp_N = linear_logprob(*given, group, scale_D=scale_D, **self.head_options)
         return torch.zeros(len(hidden_SD), device=logp_N.device).index_put((at_N,), logp_N)

@@ -84,7 +84,8 @@ class LingRouter(TopKRouter):
     ) -> tuple[Tensor, Tensor]:
         """[T, 1, E] logits, padding [T, 1] (True = padding) -> probabilities and map, [T, E].
 
-        What megatron-core's dispatchers ask for.
+        What megatron-core's dispatchers ask for. DeepEP's takes the largest probabilities instead
+        of the map: padding, all zeros, then goes wherever ties are broken.
         """
         prob_TK, experts_TK = self._route(logits, padding_mask)
         none_TE = prob_TK.new_zeros(len(prob_TK), self.num_experts)

@@ -124,6 +124,8 @@ class Contest:
         Timed are "forward", with what backward needs kept, and "both".
         """
         candidates = {c.name: c for c in operation.candidates if c.name in self.names}
+        if not candidates:
+            return []
         plain = [operation.make() for _ in range(self._num_sets(operation))]
         added = with_sums(plain) if any(c.add for c in candidates.values()) else []
         sets = {name: added if c.add else plain for name, c in candidates.items()}
@@ -168,6 +170,8 @@ class Contest:
 
     def show(self, rows: list[Row], console: Console) -> None:
         """A table of the rows that have figures; for each reason why others have none, a line."""
+        if not rows:
+            return
         timings = [timing for row in rows for timing in row["timings"].values()]
         # GB/s where there is nothing to multiply, and floors where they are known.
         rate = "tflops" if any(timing["tflops"] for timing in timings) else "gb_per_second"

@@ -27,6 +27,18 @@ def machine(device: torch.device) -> dict[str, str]:
     return found
 
 
+def make_room_for(file: Path | None) -> None:
+    """Before anything is measured: the folder of a file to be written, or SystemExit."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise SystemExit(f"error: --json {file}: this is a folder; name a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"error: --json {file}: {error}") from None
+
+
 def side_by_side(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list]:
     """Seconds of each repeat; one warm-up, then turn by turn, so that noise hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}

@@ -41,7 +41,8 @@ def value_and_gradients(function, given, backend, fused=False):
     x, prob, w1, w2 = leaves
     out = function(x, prob, which, w1, w2, backend)
     generator = torch.Generator("cuda").manual_seed(9)
-    out.backward(torch.randn(out.shape, device="cuda", generator=generator).to(out.dtype))
+    grad = torch.randn(out.shape, device="cuda", generator=generator).bfloat16()
+    out.backward(grad.to(out.dtype))  # the oracle's is rounded, too
     of_weights = [w.main_grad if fused else w.grad for w in (w1, w2)]
     return [out.detach(), x.grad, prob.grad, *of_weights]
 
@@ -60,7 +61,9 @@ def check(function, given, fused=False):
     ):
         assert torch.equal(a, b), f"{name} does not repeat"
         error = (a.float() - c).norm() / c.norm().clamp(min=1e-6)
-        assert error < LIMIT, f"{name}: {error:.1e}"
+        # A probability's gradient is a sum that may cancel; of few of them one can weigh much.
+        limit = 10 * LIMIT if a.numel() < 64 else LIMIT
+        assert error < limit, f"{name}: {error:.1e}"
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -100,7 +103,7 @@ def test_sorted_rows(counts):
 
 
 def test_one_layer_of_ling_lite():
-    """16,384 tokens, 6 of 64 experts: the size in which indices could overflow 32 bits."""
+    """16,384 tokens, 6 of 64 experts, as skewed as training may be."""
     given = case(16384, 6, 64, *LING_LITE, skew=0.5)
     got = value_and_gradients(moe_mlp, given, "triton", fused=True)
     for name, a, b in zip(
@@ -115,11 +118,17 @@ def test_no_tokens():
     assert out.shape == (0, 256) and not any(g.any() for g in grads)
 
 
-def test_nothing_waits_for_the_device():
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("function", [moe_mlp, grouped_mlp])
+def test_nothing_waits_for_the_device(function, backend):
+    """Counts of sorted rows come from the host, as megatron-core's dispatchers leave them."""
     given = case(1000, 6, 64)
-    value_and_gradients(moe_mlp, given, "triton")  # compiles
+    if function is grouped_mlp:
+        given = case(900, 1, 3)
+        given[1], given[2] = given[1][:, 0], torch.tensor([300, 500, 100])
+    value_and_gradients(function, given, backend)  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        value_and_gradients(moe_mlp, given, "triton")
+        value_and_gradients(function, given, backend)
     finally:
         torch.cuda.set_sync_debug_mode("default")

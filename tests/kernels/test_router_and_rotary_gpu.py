@@ -39,7 +39,7 @@ def test_router(T, E, K, normalise):
 
 @pytest.mark.parametrize(("G", "queries"), [(4, 4), (1, 4), (3, 2)])
 def test_rotary(G, queries):
-    """bf16 in and out, fp32 between, in both: they differ by one rounding at most."""
+    """bf16 in and out, fp32 between, in both: they differ by two roundings of values below 16."""
     g = torch.Generator("cuda").manual_seed(G)
     cos, sin = rotary_angles(torch.arange(1000, device="cuda"), 128, 600_000.0)
     qkv = torch.randn(1000, G, queries + 2, 128, device="cuda", generator=g).bfloat16()
@@ -50,4 +50,4 @@ def test_rotary(G, queries):
         sum((part.float() ** 2).sum() * (i + 1) for i, part in enumerate(parts)).backward()
         results.append([*(part.detach() for part in parts), leaf.grad])
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, atol=2**-6, rtol=2**-7)
+        torch.testing.assert_close(a, b, atol=2**-5, rtol=2**-7)

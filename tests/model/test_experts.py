@@ -91,14 +91,14 @@ def test_triton_without_a_gpu_is_refused(gpu):
     )
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (12, 0)])
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
 def test_gpus_from_compute_capability_8(monkeypatch, capability):
     pytest.importorskip("triton")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert where.has_triton(CUDA) == (capability >= (8, 0))
-    assert where.architecture(CUDA) == (90 if capability >= (9, 0) else 80)
+    assert where.architecture(CUDA) == (90 if capability in [(9, 0), (10, 0)] else 80)
 
 
 def test_deepep_is_refused_where_it_is_not():

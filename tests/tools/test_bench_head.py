@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tools import bench_head
+from tools import bench_attention, bench_head, bench_kernels, bench_step
 
 SMALL = ["--tokens=96", "--vocab=512", "--hidden=32", "--chunk=32", "--repeats=1", "--threads=1"]
 
@@ -44,6 +44,25 @@ def test_peak_of_a_process_of_its_own():
     case = bench_head.Case(4096, 8192, 32, 256, "float32", False, "torch", 1)
     bench = bench_head.Bench(case, bench_head.platform.prepare())
     assert 8 < bench_head.peak(case, bench, "backward") < 40
+
+
+@pytest.mark.parametrize("tool", [bench_head, bench_kernels, bench_step, bench_attention])
+def test_where_figures_cannot_be_written_is_said_before_they_are_made(tool, tmp_path):
+    """A folder; below a file; and folders that are not there yet are made."""
+    (tmp_path / "file").touch()
+    runner = CliRunner()
+    for name, said in ((tmp_path, "this is a folder; name a file"), (tmp_path / "file/x", "")):
+        done = runner.invoke(tool.app, ["--json", str(name)])
+        assert done.exit_code == 1
+        assert done.output.startswith(f"error: --json {name}: {said}")
+    tool.make_room_for(tmp_path / "new" / "folder" / "x.json")
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_a_format_that_is_not_there():
+    done = ask(*SMALL, "--dtype=fp16")
+    assert done.exit_code == 1
+    assert done.output == "error: --dtype fp16: auto, fp32 or bf16\n"
 
 
 def test_a_backend_that_is_not_there():

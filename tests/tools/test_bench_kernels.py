@@ -67,7 +67,7 @@ def test_all_parts_on_a_cpu(tmp_path):
     assert written["goals"] == []
 
 
-def test_wrong_options_are_named(tmp_path):
+def test_wrong_options_are_named():
     for option, value, known in (
         ("--part", "layers", "experts, stages, pointwise"),
         ("--shape", "ling-plus", "ling-lite, ling-mini, tiny"),
@@ -80,8 +80,6 @@ def test_wrong_options_are_named(tmp_path):
         assert done.output.startswith(f"error: {option} {strange}: all, or some of {known}")
     for tokens in ("4k", "0", "64,"):
         assert f"error: --tokens {tokens}: numbers from 1" in ask(f"--tokens={tokens}").output
-    nowhere = tmp_path / "no" / "file.json"
-    assert f"error: --json {nowhere}" in ask("--json", nowhere).output
 
 
 def test_floors_of_a_ling_lite_layer():
@@ -165,6 +163,12 @@ def test_float32_buffers_gather_gradients():
     torch.testing.assert_close(found["w2"], 2 * expected["w2"])
     torch.testing.assert_close(found["x"], expected["x"])
     assert "main_grad" not in vars(plain.leaves["w1"])
+
+
+def test_parts_without_a_candidate_are_left_out(tmp_path):
+    done = ask("--tokens=64", "--repeats=1", "--candidates= loop, grouped_mm", "--part=all")
+    assert done.exit_code == 0, done.output
+    assert "experts: tiny" in done.output and "norm: tiny" not in done.output
 
 
 def test_routings():

@@ -65,6 +65,28 @@ def test_gpus(count: int, verdict: str) -> None:
     assert second.startswith(verdict)
 
 
+def test_triton_wants_a_c_compiler() -> None:
+    packages = BARE.packages | {"triton": "3.6.0"}
+    machine = dataclasses.replace(BARE, gpus=[H200], varlen=True, packages=packages)
+    said = doctor.about_compute(machine)
+    assert "experts.backend=triton" in said[0]
+    assert said[1].startswith("Triton cannot start its kernels: it needs a C compiler and Python.h")
+    ready = dataclasses.replace(machine, c_compiler=True)
+    assert not any("C compiler" in line for line in doctor.about_compute(ready))
+
+
+def test_a_compiler_without_headers_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "mycc", "exit 0")
+    monkeypatch.setenv("CC", str(tmp_path / "mycc"))
+    paths = {"include": str(tmp_path)}
+    monkeypatch.setattr(doctor.sysconfig, "get_paths", lambda: paths)
+    assert not doctor.can_compile_c()
+    (tmp_path / "Python.h").touch()
+    assert doctor.can_compile_c()
+
+
 def test_older_gpu_has_no_bf16() -> None:
     machine = dataclasses.replace(BARE, gpus=[doctor.Gpu("V100", 32, (7, 0))], varlen=True)
     first = doctor.about_compute(machine)[0]
