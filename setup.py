@@ -24,6 +24,7 @@ REQUIRED = [
     "transformers>=5",  # tokenizers and their chat templates; its models only in a benchmark
     "jinja2",  # chat templates
     "safetensors",
+    "xxhash",  # checksums of checkpoints; datasets brings it along
     "matplotlib",
     "wandb",
 ]

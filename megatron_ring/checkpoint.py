@@ -3,19 +3,19 @@
 `RUN/checkpoints/step-00000100/` holds megatron-core's torch_dist files (weights and optimizer state
 as global tensors), `rng.safetensors` and `ring.json` (config, progress, data fingerprint). The
 unsharded part of megatron-core's optimizer state is not kept: it follows from config and step, and
-its shape differs between layouts, which is what breaks resharding elsewhere.
+its shape differs between layouts, which is what breaks resharding elsewhere. `checksums.json` has
+size and checksum of every file; `ring.json` is written last.
 """
 
 import errno
 import fcntl
 import json
 import os
-import queue
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ from megatron.core.dist_checkpointing.mapping import (
     ShardedTensorFactory,
     is_main_replica,
 )
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import MegatronOptimizer
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
 
 import megatron_ring
-from megatron_ring import parallel
-from megatron_ring.config import Config, ConfigError
+from megatron_ring import parallel, recovery, watchdog, writing
+from megatron_ring.config import Config
+from megatron_ring.convert import checksums
 from megatron_ring.convert.folder import (
     BESIDE_TOKENIZER,
     FORMAT,
@@ -46,29 +46,32 @@ from megatron_ring.convert.folder import (
     newest,
     read_ring,
 )
-from megatron_ring.convert.torch_dist import read_metadata
 from megatron_ring.data.rows import Rows
 from megatron_ring.model.ling import LingModel
 from megatron_ring.model.weights import metadata
-from megatron_ring.optim import set_step, sharded
+from megatron_ring.optim import make_state, set_step, sharded
 from megatron_ring.platform import dtype_name
+from megatron_ring.recovery import CheckpointError
+from megatron_ring.writing import Staged
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a run is: all that resuming needs beside the tensors."""
 
-    step: int = 0  # updates made; also the next step of the packing plan
-    tokens: int = 0  # real tokens seen
+    step: int = 0  # batches tried; without spikes also updates made, and the plan's next batch
+    tokens: int = 0  # real tokens of the updates
     supervised: int = 0  # of which predicted
+    spikes: dict[str, Any] = field(default_factory=dict)  # spikes.Guard.state
 
-    def after(self, tokens: int, supervised: int) -> "Progress":
-        """One step further, over a batch with that many tokens."""
-        return Progress(self.step + 1, self.tokens + tokens, self.supervised + supervised)
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights: Adam's count, and the learning rate schedule's."""
+        return self.step - self.spikes.get("skipped", 0)
 
-
-class CheckpointError(ConfigError):
-    """A checkpoint could not be written or does not belong to this run."""
+    def after(self, tokens: int, supervised: int, spikes: dict[str, Any]) -> "Progress":
+        """One step further, by an update over that many tokens, or by none over 0."""
+        return Progress(self.step + 1, self.tokens + tokens, self.supervised + supervised, spikes)
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def keep_origin(config: Config) -> None:
     They may be gone when a checkpoint is saved, and a save must not fail for that.
     """
     origin = _origin(config)
-    if config.run.init_from is None or origin.is_dir() or checkpoints_of(config.run.dir):
+    if config.run.init_from is None or origin.is_dir() or recovery.candidates(config):
         return
     start = newest(config.run.init_from)
     temporary = origin.with_name("origin.tmp")
@@ -124,34 +127,105 @@ def _origin(config: Config) -> Path:
     return Path(config.run.dir) / "origin"
 
 
+@dataclass
+class Save:
+    """A checkpoint on its way: its tensors are copied, its files not yet all written."""
+
+    config: Config
+    final: Path
+    temporary: Path
+    staged: Staged
+    ring: dict[str, Any]
+    rng: dict[str, torch.Tensor]  # on rank 0
+    packed: Path  # the folder of the rows: its tokenizer goes along
+    problem: str | None = None  # why this rank could not write
+
+    def write(self) -> None:
+        """Write this rank's files; no collective, so that it may run in a thread."""
+        try:
+            self.staged.write()
+        except Exception as error:
+            self.problem = f"rank {dist.get_rank()}: {error}"
+
+    def publish(self, keep: Collection[Path] = ()) -> None:
+        """After all ranks' `write`: complete it, make it visible, delete the ones too many.
+
+        Collective. `keep` are not to be deleted now. Raises CheckpointError when it cannot be
+        completed; earlier checkpoints are then untouched.
+        """
+        with _explained(self.config, self.final, self.temporary):
+            everyone = parallel.gathered((self.problem, self.staged.entries))
+            problems = [problem for problem, _ in everyone if problem is not None]
+            if problems:
+                raise OSError(problems[0])
+            self.staged.finish()
+            entries = {name: entry for _, own in everyone for name, entry in own.items()}
+            parallel.on_rank_0(lambda: self._finish(entries))
+        parallel.on_rank_0(lambda: _delete_old(self.config, keep))
+
+    def _finish(self, entries: dict[str, checksums.Entry]) -> None:
+        folder = self.temporary
+        save_file(self.rng, folder / "rng.safetensors")
+        # The tokenizer is the data's; what else a Hugging Face folder needs came with the weights.
+        shutil.copytree(self.packed / "tokenizer", folder / "tokenizer")
+        copy_companions(_origin(self.config), folder / "tokenizer", BESIDE_TOKENIZER)
+        text = json.dumps(self.ring, indent=1).encode()
+        checksums.complete(folder, entries, "ring.json", text)
+        self.temporary.rename(self.final)
+        checksums.sync_folder(self.final.parent)
+
+
+def begin(
+    config: Config,
+    stages: list[LingModel],
+    optimizer: MegatronOptimizer,
+    progress: Progress,
+    rows: Rows,
+) -> Save | None:
+    """Plan and copy the checkpoint of `progress.step`; None when it is there already. Collective.
+
+    Raises CheckpointError when there is no room for it; earlier checkpoints are then untouched.
+    """
+    parent = Path(config.run.dir) / "checkpoints"
+    final = parent / f"{STEP}{progress.step:08d}"
+    if (final / "ring.json").is_file():
+        return None
+    temporary = parent / f"{final.name}.tmp"
+    if progress.updates == 0:
+        make_state(optimizer)
+    with _explained(config, final, temporary):
+        state = _state(stages, optimizer, loading=False)
+        num_bytes = _num_bytes(state)
+        parallel.on_rank_0(lambda: _fresh_folder(temporary, num_bytes))
+        staged = writing.stage(state, temporary)
+        ring = _ring(config, progress, rows.fingerprint)
+        return Save(config, final, temporary, staged, ring, _gather_rng(), rows.folder)
+
+
 def save(
     config: Config,
     stages: list[LingModel],
     optimizer: MegatronOptimizer,
     progress: Progress,
     rows: Rows,
-) -> Path:
-    """Write the checkpoint of `progress.step` (nothing if it is there), delete the ones too many.
+) -> None:
+    """Write the checkpoint of `progress.step` (nothing if it is there) while everybody waits."""
+    under_way = begin(config, stages, optimizer, progress, rows)
+    if under_way is not None:
+        under_way.write()
+        under_way.publish()
 
-    Raises CheckpointError when it cannot be written; earlier checkpoints are then untouched.
-    """
-    parent = Path(config.run.dir) / "checkpoints"
-    final = parent / f"{STEP}{progress.step:08d}"
-    if (final / "ring.json").is_file():
-        return final
-    temporary = parent / f"{final.name}.tmp"
+
+@contextmanager
+def _explained(config: Config, final: Path, temporary: Path) -> Iterator[None]:
+    """Turn what goes wrong with a save into a CheckpointError, and remove what it wrote."""
     try:
-        state = _state(stages, optimizer, loading=False)
-        num_bytes = _num_bytes(state)
-        _on_rank_0(lambda: _fresh_folder(temporary, num_bytes))
-        # megatron-core would start a process, which imports torch again, to hand results from
-        # a background writer to this one. We write in the foreground.
-        filesystem_async._results_queue = queue.Queue()
-        dist_checkpointing.save(state, str(temporary), ("torch_dist", 1))
-        rng = _gather_rng()
-        ring = _ring(config, progress, rows.fingerprint)
-        _on_rank_0(lambda: _finish(temporary, final, ring, rng, rows.folder, _origin(config)))
+        yield
     except (Exception, CheckpointException) as error:  # torch's is no Exception
+        if watchdog.is_loss(
+            error
+        ):  # told by train.py; what was written is removed at the next save
+            raise
         free = shutil.disk_usage(config.run.dir).free
         if parallel.is_first_rank():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -161,23 +235,20 @@ def save(
             f"{free / 1e9:.3f} GB free when it failed. Earlier checkpoints are untouched: "
             f"{kept or 'none yet'}"
         ) from error
-    _on_rank_0(lambda: _delete_old(config))
-    return final
 
 
 def resume(
     config: Config, stages: list[LingModel], optimizer: MegatronOptimizer, fingerprint: str
 ) -> Progress | None:
-    """Load the run's newest checkpoint, on whatever layout; None when it has none.
+    """Load the run's newest whole checkpoint, on whatever layout; None when it has none at all.
 
-    Raises CheckpointError when it is of another architecture, other data or another batch size.
+    Raises CheckpointError when it is of another architecture, other data or another batch size, or
+    when there are checkpoints and all are damaged.
     """
-    there = checkpoints_of(config.run.dir)
-    if not there:
+    folder = recovery.newest_whole(config)
+    if folder is None:
         return None
-    folder = there[-1]
     ring = check_same_run(folder, config, fingerprint)
-    read_metadata(folder)  # refuses pickles with anything but checkpoint metadata in them
     for part in sharded(optimizer):
         part._init_optimizer_states_with_dummy_values()  # torch's AdamW has none before a step
     loaded = dist_checkpointing.load(_state(stages, optimizer, loading=True), str(folder))
@@ -188,7 +259,7 @@ def resume(
             state.pop("step", None)  # a number a parameter; set below from ours
         part.load_parameter_state_from_fully_reshardable(loaded[f"optimizer{index}"])
     progress = Progress(**ring["progress"])
-    set_step(optimizer, progress.step)
+    set_step(optimizer, progress.updates)
     _restore_rng(folder)
     return progress
 
@@ -207,6 +278,7 @@ def _ring(config: Config, progress: Progress, fingerprint: str) -> dict[str, Any
     return {
         "format": FORMAT,
         "kind": "training",
+        "checksums": checksums.FILE,  # so that their absence is noticed
         "model": config.model.model_dump(),
         "dtype": dtype_name(config.run.dtype),
         "step": progress.step,
@@ -224,8 +296,16 @@ def _inherited_hf(config: Config) -> dict[str, Any]:
     kept = _origin(config) / "config.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
-    there = checkpoints_of(config.run.dir)  # a run folder that was moved without its origin
+    there = recovery.readable(config)  # a run folder that was moved without its origin
     return read_ring(there[-1])[1]["hf"] if there else {}
+
+
+def check_start(config: Config, fingerprint: str) -> bool:
+    """Are there checkpoints to resume from? CheckpointError when they are another run's."""
+    readable = recovery.readable(config)
+    if readable:
+        check_same_run(readable[-1], config, fingerprint)
+    return bool(recovery.candidates(config))
 
 
 def check_same_run(folder: Path, config: Config, fingerprint: str) -> dict[str, Any]:
@@ -253,19 +333,6 @@ def check_same_run(folder: Path, config: Config, fingerprint: str) -> dict[str, 
     return ring
 
 
-def _on_rank_0(action: Any) -> None:
-    """Run `action` on rank 0; if it fails there, fail everywhere instead of waiting for ever."""
-    problem: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            action()
-        except OSError as error:
-            problem[0] = str(error)
-    dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise OSError(problem[0])
-
-
 def _num_bytes(state: dict[str, Any]) -> int:
     """Size of the tensors that all ranks together will write."""
     own = sum(
@@ -290,31 +357,18 @@ def _fresh_folder(temporary: Path, num_bytes: int) -> None:
         )
 
 
-def _finish(
-    temporary: Path,
-    final: Path,
-    ring: dict[str, Any],
-    rng: dict[str, torch.Tensor],
-    packed: Path,
-    origin: Path,
-) -> None:
-    save_file(rng, temporary / "rng.safetensors")
-    # The tokenizer is the data's; what else a Hugging Face folder needs came with the weights.
-    shutil.copytree(packed / "tokenizer", temporary / "tokenizer")
-    copy_companions(origin, temporary / "tokenizer", BESIDE_TOKENIZER)
-    with (temporary / "ring.json").open("w", encoding="utf-8") as file:
-        json.dump(ring, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(final)
-
-
-def _delete_old(config: Config) -> None:
-    """Rename before deleting: a kill must not leave half a checkpoint that looks whole."""
+def _delete_old(config: Config, keep: Collection[Path]) -> None:
     for folder in checkpoints_of(config.run.dir)[: -config.checkpoint.keep_last]:
-        doomed = folder.with_name(f"{folder.name}.deleted")
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        if folder not in keep:
+            delete(folder)
+
+
+def delete(folder: Path) -> None:
+    """Rename before deleting: a kill must not leave half a checkpoint that looks whole."""
+    doomed = folder.with_name(f"{folder.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _gather_rng() -> dict[str, torch.Tensor]:
@@ -322,9 +376,8 @@ def _gather_rng() -> dict[str, torch.Tensor]:
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    return {f"{kind}.{r}": s for r, states in enumerate(everyone) for kind, s in states.items()}
+    everyone = enumerate(parallel.gathered(own))
+    return {f"{kind}.{r}": s for r, states in everyone for kind, s in states.items()}
 
 
 def _restore_rng(folder: Path) -> None:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,10 +22,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from megatron_ring import parallel
+from megatron_ring import parallel, spikes
 from megatron_ring.config import Config, ModelConfig
+from megatron_ring.data.rows import Rows
 from megatron_ring.losses import Head
 from megatron_ring.model.ling import LingModel
+from megatron_ring.model.router import LingRouter, RouterStats
 from megatron_ring.step import Counts
 
 # Dense bf16 peaks of SXM modules in TFLOP/s, from NVIDIA's data sheets (without sparsity).
@@ -107,9 +110,10 @@ class Meter:
         self.config, self.stages, self.head = config, stages, head
         self.peak = peak_tflops(config)
         self._reset()
+        self.routed = self._routed()
 
     def _reset(self) -> None:
-        self.table: Tensor | None = None
+        self.table: Tensor | None = None  # None: no update since the last line
         self.supervised = self.tokens = self.steps = 0
         self.flops = self.seconds = 0.0
 
@@ -121,6 +125,21 @@ class Meter:
         self.tokens += counts.tokens
         self.flops += train_flops(self.config.model, counts)
         self.steps += 1
+        self.routed = self._routed()
+
+    def skip(self, seconds: float) -> None:
+        """A step without an update: its time counts, its loss and what it routed do not."""
+        self.seconds += seconds
+        self.steps += 1
+        for router, stats in zip(self._routers(), self.routed, strict=True):
+            router.stats = replace(stats)  # else the next step would add to what is kept
+
+    def _routers(self) -> list[LingRouter]:
+        return [router for stage in self.stages for router in stage.routers.values()]
+
+    def _routed(self) -> list[RouterStats]:
+        """The routers' sums as they are; `RouterStats.add` puts new ones in their place."""
+        return [replace(router.stats) for router in self._routers()]
 
     def read(self) -> dict[str, float]:
         """The numbers of a log line, equal on all ranks; then starts afresh."""
@@ -137,6 +156,7 @@ class Meter:
             line["mfu"] = line["tflops_per_device"] / self.peak
         line |= expert_metrics(router, self.config.model, self.tokens)
         self._reset()
+        self.routed = self._routed()
         return line
 
 
@@ -151,6 +171,7 @@ class Writer:
             return
         path = Path(config.run.dir) / "metrics.jsonl"
         _drop_after(path, resumed_step)
+        _drop_after(path.with_name("spikes.jsonl"), resumed_step)
         self.file = path.open("a", encoding="utf-8")
         self.wandb = _start_wandb(config)
 
@@ -177,17 +198,25 @@ class Writer:
         self._write({"step": step} | {f"valid_{key}": value for key, value in line.items()})
         self._print(f"[cyan]step {step}: held out, {_loss(line)}[/]")
 
+    def spike(self, event: dict[str, Any] | None, rows: Rows, total_steps: int) -> None:
+        """A batch that spiked, or that did and now went well: a line for spikes.jsonl.
+
+        None: neither. The run may have become longer by it, or by a retry.
+        """
+        self.total_steps = total_steps
+        if not self.active or event is None:
+            return
+        event |= rows.named(event["batch"], self.config.data.rows_per_step)
+        with (Path(self.config.run.dir) / "spikes.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+        numbers = {f"spike_{key}": event[key] for key in ("loss", "grad_norm")}
+        self._write({"step": event["step"]} | {k: v for k, v in numbers.items() if v != str(v)})
+        self._print(f"[yellow]{spikes.say(event)}[/]")
+
     def note(self, text: str) -> None:
         """A line of text for the person watching."""
         if self.active and text:
             self._print(f"[green]{text}[/]")
-
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        """A note with the seconds that a part of the loop took."""
-        began = time.monotonic()
-        yield
-        self.note(f"{what} in {time.monotonic() - began:.1f} s")
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)  # a log file has lines, not a width

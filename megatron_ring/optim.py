@@ -105,3 +105,18 @@ def set_step(optimizer: MegatronOptimizer, step: int) -> None:
         for group in part.optimizer.param_groups:
             if "step" in group:  # fused Adams keep it here
                 group["step"] = step
+
+
+def make_state(optimizer: MegatronOptimizer) -> None:
+    """Adam's state before the first update, zeros, as it comes to be in the first; else as it is.
+
+    Needed where a run is saved that has skipped every step so far.
+    """
+    for part in sharded(optimizer):
+        rates = [group["lr"] for group in part.optimizer.param_groups]
+        for group in part.optimizer.param_groups:
+            group["lr"] = 0.0  # what makes the state is an update, which is to change nothing
+        part._init_optimizer_states_with_dummy_values()
+        for group, lr in zip(part.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr
+    set_step(optimizer, 0)

@@ -1,9 +1,10 @@
 """Process groups: who is where on the tp, pp, dp and ep axes, and sums over the data ranks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,23 +25,42 @@ def is_first_rank() -> bool:
 
 
 @contextmanager
-def process_groups(parallel: ParallelConfig, device: torch.device, seed: int) -> Iterator[None]:
-    """Join the launch (NCCL on GPUs, gloo on CPUs), make megatron-core's groups, leave."""
+def process_groups(
+    parallel: ParallelConfig, device: torch.device, seed: int, patience: float = 1800.0
+) -> Iterator[None]:
+    """Join the launch (NCCL on GPUs, gloo on CPUs), make megatron-core's groups, leave.
+
+    A collective fails after `patience` seconds.
+    """
     rank = int(os.environ.get("RANK", "0"))
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "nccl"
-    alone = world_size() == 1
-    dist.init_process_group(
-        backend,
-        rank=rank,
-        world_size=world_size(),
-        store=dist.HashStore() if alone else None,
-        timeout=timedelta(minutes=30),
-    )
+    limit = timedelta(seconds=patience)
+    store = dist.HashStore() if world_size() == 1 else _launch_store(rank, limit)
+    dist.init_process_group(backend, rank=rank, world_size=world_size(), store=store, timeout=limit)
     with _groups(parallel, seed, gloo=True):
         yield
+
+
+def _launch_store(rank: int, limit: timedelta) -> dist.Store:
+    """The launch's store, without what ranks of an earlier life of the launch have left in it.
+
+    torchrun's static rendezvous (the one without --rdzv-backend) keeps the store when it restarts
+    ranks, with addresses that nobody answers any more; ranks would wait for them for ever. On one
+    node the number of restarts is the same for all ranks, so it keeps their entries apart.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=limit))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return dist.PrefixStore(f"life-{restarts}", store)
+    if store.add(f"joined/{rank}", 1) > 1:
+        raise ConfigError(
+            f"rank {rank} was restarted by a launcher that cannot do so on several nodes; launch "
+            "with torchrun --rdzv-backend c10d --rdzv-endpoint HOST:PORT --max-restarts N"
+        )
+    return store
 
 
 @contextmanager
@@ -117,6 +137,12 @@ def is_last_stage() -> bool:
     return parallel_state.is_pipeline_last_stage(ignore_virtual=True)
 
 
+def is_first_copy() -> bool:
+    """Does this rank speak for those of its tensor and context group, who know the same?"""
+    first_tp = parallel_state.get_tensor_model_parallel_rank() == 0
+    return first_tp and parallel_state.get_context_parallel_rank() == 0
+
+
 def sum_over_data(values: list[float]) -> list[float]:
     """Sums over the data-parallel ranks, in float64."""
     return _sum(values, parallel_state.get_data_parallel_group())
@@ -141,6 +167,40 @@ def sum_over_model_and_data(table: torch.Tensor) -> torch.Tensor:
 def sum_over_all(values: list[float]) -> list[float]:
     """Sums over all ranks, in float64."""
     return _sum(values, dist.group.WORLD)
+
+
+def all_agree(flag: bool) -> bool:
+    """Do all ranks say yes?"""
+    table = torch.tensor(int(flag), dtype=torch.int32, device=torch.cuda.current_device())
+    dist.all_reduce(table, op=dist.ReduceOp.MIN)
+    return bool(table)
+
+
+def gathered(value: Any) -> list[Any]:
+    """The small objects of all ranks, by rank, on every rank."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
+
+
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's small object, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def on_rank_0(action: Callable[[], Any]) -> None:
+    """Run `action` on rank 0; if it fails there, fail everywhere instead of waiting for ever."""
+    problem = None
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            problem = str(error)
+    problem = from_rank_0(problem)
+    if problem is not None:
+        raise OSError(problem)
 
 
 def largest(value: float) -> float:

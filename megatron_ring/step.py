@@ -16,7 +16,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_ring import losses, parallel
+from megatron_ring import losses, parallel, spikes
 from megatron_ring.data.rows import Row
 from megatron_ring.losses import Head
 from megatron_ring.model.ling import LingModel
@@ -81,6 +81,20 @@ def train_step(
     this rank's table of the head (zeros before the last pipeline stage) and the gradient norm
     before clipping. Raises FloatingPointError, weights untouched, when that is not finite.
     """
+    counts, table, grad_norm = gradient(models, optimizer, rows, head)
+    spikes.refuse(grad_norm)
+    update(optimizer, lr)
+    return counts, table, grad_norm
+
+
+def gradient(
+    models: list[DistributedDataParallel], optimizer: MegatronOptimizer, rows: list[Row], head: Head
+) -> tuple[Counts, Tensor, float]:
+    """The first half of `train_step`, which changes nothing: what it returns, gradients ready.
+
+    The norm comes before the update: a gradient that is not finite must never reach the weights.
+    What a step that ends here leaves in the gradient buffers is zeroed by the next.
+    """
     counts = Counts.of(rows, head)
     for model in models:
         model.zero_grad_buffer()
@@ -88,10 +102,28 @@ def train_step(
         model.module.router_loss.per_token = parallel.replicas() / max(counts.tokens, 1)
     optimizer.zero_grad()
     table = accumulate(models, rows, head, counts)
+    optimizer.prepare_grads()
+    return counts, table, float(optimizer.get_grad_norm())
+
+
+def update(optimizer: MegatronOptimizer, lr: float) -> None:
+    """The second half: clip the gradients, and let AdamW apply them."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    grad_norm = _update(optimizer)
-    return counts, table, grad_norm
+    optimizer.step()
+
+
+def agreed(table: Tensor, grad_norm: float, head: Head) -> tuple[float, float]:
+    """The batch's loss, and the gradient norm, in the same bits on all ranks: one small sum.
+
+    `table` is what `gradient` returned, and is left as it is.
+    """
+    # Ranks of a tensor or context group have the same table; one of them counts.
+    own = table.flatten().tolist() if parallel.is_first_copy() else [0.0] * table.numel()
+    norm = grad_norm if parallel.is_first_rank() else 0.0
+    *total, norm, bad = parallel.sum_over_all([*own, norm, not math.isfinite(grad_norm)])
+    loss = head.report(torch.tensor(total, dtype=torch.float64).view(table.shape))["loss"]
+    return loss, math.nan if bad and math.isfinite(norm) else norm
 
 
 def accumulate(
@@ -118,20 +150,6 @@ def _sum_tables(per_row: list[dict[str, Tensor]], head: Head) -> Tensor:
     for kept in per_row:
         total += kept["table"]
     return total
-
-
-def _update(optimizer: MegatronOptimizer) -> float:
-    # The norm comes first: a non-finite gradient must never reach the weights.
-    optimizer.prepare_grads()
-    norm = float(optimizer.get_grad_norm())
-    if not math.isfinite(norm):
-        raise FloatingPointError(
-            f"the gradient norm is {norm}; the weights are untouched. Resume from the last "
-            "checkpoint with a lower optim.lr, or look at the rows of this step with "
-            "tools/show_rows.py"
-        )
-    optimizer.step()
-    return norm
 
 
 def run(

@@ -6,24 +6,26 @@
 Arguments with "=" are overrides; the others are YAML files, merged left to right. --dry-run checks
 everything that can be checked without loading the model, prints the resolved configuration and
 exits; --schema prints the JSON schema of a configuration file. The run resumes from its newest
-checkpoint in run.dir by itself.
+checkpoint in run.dir by itself. Told to stop (SIGTERM, SIGUSR1, SIGINT, SIGHUP), it saves and exits
+with status 75.
 """
 
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import OmegaConf
 
 from megatron_ring import config as configuration
-from megatron_ring import losses, parallel, platform
+from megatron_ring import losses, parallel, platform, signals, spikes, watchdog
 from megatron_ring.config import Config, ConfigError
-from megatron_ring.convert.folder import checkpoints_of
 from megatron_ring.data.reference import Reference
 from megatron_ring.data.rows import Row, Rows
 from megatron_ring.losses import Head
+from megatron_ring.signals import Told
 
 
 def main(argv: list[str]) -> None:
@@ -43,18 +45,29 @@ def main(argv: list[str]) -> None:
             print(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())), end="")
             print(f"# {rows.num_rows} rows, {total_steps(config, rows)} steps")
             return
-        groups = parallel.process_groups(config.parallel, device, config.run.seed)
-        with locked(config.run.dir), groups:
-            train(config, rows, device)
+        patience = config.run.hang_timeout * watchdog.FIRST
+        groups = parallel.process_groups(config.parallel, device, config.run.seed, patience)
+        with (
+            signals.caught() as told,
+            locked(config.run.dir),
+            locked(config.checkpoint.second_dir),
+            watchdog.watching(config.run) as dog,
+            groups,
+            dog.explaining(),
+        ):
+            finished = train(config, rows, device, told, dog)
+            parallel.largest(0)  # launchers end all ranks when one leaves; the first writes longest
     except (ConfigError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None
+    if not finished:
+        raise SystemExit(signals.STOPPED)
 
 
-def locked(run_dir: str) -> AbstractContextManager[None]:
+def locked(run_dir: str | None) -> AbstractContextManager[None]:
     """The run folder's lock, held by rank 0 for everyone."""
     from megatron_ring import checkpoint
 
-    return checkpoint.locked(run_dir) if parallel.is_first_rank() else nullcontext()
+    return checkpoint.locked(run_dir) if run_dir and parallel.is_first_rank() else nullcontext()
 
 
 def open_rows(config: Config) -> Rows:
@@ -90,10 +103,8 @@ def check_start(config: Config, rows: Rows, device: torch.device) -> None:
 
     dtype = platform.dtype(config.run.dtype)
     ling.choose_kernels(config, dtype, device)
-    there = checkpoints_of(config.run.dir)
-    if there:
-        checkpoint.check_same_run(there[-1], config, rows.fingerprint)
-    elif config.run.init_from is not None:
+    resuming = checkpoint.check_start(config, rows.fingerprint)
+    if not resuming and config.run.init_from is not None:
         weights.check(config.model, weights.open_weights(config.run.init_from))
         if config.loss.head == "dpo":
             reference.check_dtype(config, Reference.open(Rows.open(rows.folder)).about)
@@ -164,52 +175,107 @@ def remarks(config: Config, rows: Rows, step: int, total: int) -> str:
     return "\n".join(said)
 
 
-def train(config: Config, rows: Rows, device: torch.device) -> None:
-    """The run: every effect is a line of this function."""
-    from megatron_ring import checkpoint, metrics, optim, reference, step
+class Run(NamedTuple):
+    """What a run works on, and how far it is."""
+
+    stages: list[Any]  # LingModel: this rank's model chunks
+    models: list[Any]  # DistributedDataParallel around them
+    optimizer: Any  # MegatronOptimizer
+    progress: Any  # checkpoint.Progress
+    resumed: bool
+
+
+def build(config: Config, rows: Rows, device: torch.device) -> Run:
+    """Model and optimizer, from the newest checkpoint or from the weights to start from."""
+    from megatron_ring import checkpoint, optim, recovery
     from megatron_ring.model import ling, weights
 
     dtype = platform.dtype(config.run.dtype)
-    head = losses.head(config.loss, rows.sources)
     stages = ling.build_stages(config, dtype, device)
-    if not checkpoints_of(config.run.dir):  # else they would be read only to be replaced
+    if not recovery.candidates(config):  # else they would be read only to be replaced
         weights.load_first(config, stages)
     models = optim.wrap(stages, config.parallel)
     optimizer = optim.build_optimizer(models, config.optim, dtype)
-    resumed = checkpoint.resume(config, stages, optimizer, rows.fingerprint)
-    progress, total = resumed or checkpoint.Progress(), total_steps(config, rows)
-    batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
-    held_out, judge = held_out_rows(config)
+    progress = checkpoint.resume(config, stages, optimizer, rows.fingerprint)
     if parallel.is_first_rank():
         configuration.save(config, Path(config.run.dir) / "config.yaml")
         checkpoint.keep_origin(config)
+    resumed = progress is not None
+    return Run(stages, models, optimizer, progress or checkpoint.Progress(), resumed)
 
-    with metrics.writer(config, total, progress.step) as log:
-        how = "resuming after" if resumed else "starting at"
-        log.note(f"{how} step {progress.step} of {total}: {parallel.describe()}, {device}, {dtype}")
-        log.note(str(ling.choose_kernels(config, dtype, device)))
-        log.note(remarks(config, rows, progress.step, total))
-        if config.loss.head == "dpo" and not resumed:
-            log.note(str(reference.check(config, models, stages, rows, head)))
-        meter = metrics.Meter(config, stages, head)
-        if held_out and not resumed:
-            log.valid(0, judge.report(step.evaluate(models, held_out, judge)))
-        while progress.step < total:
+
+def introduce(
+    config: Config, rows: Rows, device: torch.device, run: Run, guard: spikes.Guard, log: Any
+) -> None:
+    """What the person watching is told before the first step."""
+    from megatron_ring.model import ling
+
+    dtype, step = platform.dtype(config.run.dtype), run.progress.step
+    how = "resuming after" if run.resumed else "starting at"
+    log.note(f"{how} step {step} of {guard.total}: {parallel.describe()}, {device}, {dtype}")
+    log.note(str(ling.choose_kernels(config, dtype, device)))
+    log.note(remarks(config, rows, step - guard.total + guard.planned, guard.planned))
+
+
+def train(
+    config: Config, rows: Rows, device: torch.device, told: Told, dog: watchdog.Watchdog
+) -> bool:
+    """The run: every effect is a line of this function. False when told to stop before its end."""
+    from megatron_ring import metrics, optim, reference, saving, step
+
+    head, total = losses.head(config.loss, rows.sources), total_steps(config, rows)
+    run = build(config, rows, device)
+    progress, optimizer = run.progress, run.optimizer
+    dog.beat(progress.step)
+    guard = spikes.Guard(config.spikes, config.run.seed, total, progress.spikes)
+    batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
+    held_out, judge = held_out_rows(config)
+
+    with (
+        metrics.writer(config, guard.total, progress.step) as log,
+        saving.Saver(config, run.stages, optimizer, rows, log.note) as saver,
+    ):
+        introduce(config, rows, device, run, guard, log)
+        if config.loss.head == "dpo" and not run.resumed:
+            log.note(str(reference.check(config, run.models, run.stages, rows, head)))
+        meter = metrics.Meter(config, run.stages, head)
+        if held_out and not run.resumed:
+            log.valid(0, judge.report(step.evaluate(run.models, held_out, judge)))
+        told.begin()
+        while progress.step < guard.total:
             began = time.monotonic()
-            mine = rows.at_step(progress.step, batch, rank, size)
-            lr = optim.lr_at(progress.step, total, config.optim)
-            counts, table, grad_norm = step.train_step(models, optimizer, mine, lr, head)
-            progress = progress.after(counts.tokens, counts.supervised)
-            meter.add(counts, table, time.monotonic() - began)
-            last = progress.step == total
-            if last or progress.step % config.log.every == 0:
-                log.step({"step": progress.step, "lr": lr, "grad_norm": grad_norm} | meter.read())
+            mine = rows.at_step(guard.batch(progress.step), batch, rank, size)
+            lr = optim.lr_at(progress.updates, total, config.optim) * guard.lr_scale
+            counts, table, norm = step.gradient(run.models, optimizer, mine, head)
+            loss, norm = step.agreed(table, norm, head) if guard.watches else (None, norm)
+            verdict = guard.judge(progress.step, loss, norm)
+            if verdict.update:
+                step.update(optimizer, lr)
+                progress = progress.after(counts.tokens, counts.supervised, guard.state())
+                meter.add(counts, table, time.monotonic() - began)
+                done = {"lr": lr, "grad_norm": norm}
+            else:
+                progress = progress.after(0, 0, guard.state())
+                meter.skip(time.monotonic() - began)
+            log.spike(verdict.event, rows, guard.total)
+            last = verdict.stop is not None or progress.step == guard.total
+            if meter.table is not None and (last or progress.step % config.log.every == 0):
+                log.step({"step": progress.step} | done | meter.read() | guard.counts())
             if held_out and (last or progress.step % config.log.valid_every == 0):
-                line = judge.report(step.evaluate(models, held_out, judge))
+                line = judge.report(step.evaluate(run.models, held_out, judge))
                 log.valid(progress.step, line)
-            if last or progress.step % config.checkpoint.save_every == 0:
-                with log.timed("saved"):
-                    checkpoint.save(config, stages, optimizer, progress, rows)
+            stop = int(parallel.largest(told.number))  # all ranks hear it in the same step
+            if last or stop or progress.step % config.checkpoint.save_every == 0:
+                saver.save(progress, wait=bool(last or stop))
+            saver.poll()
+            dog.beat(progress.step)
+            if verdict.stop:
+                raise FloatingPointError(verdict.stop)
+            if stop and not last:
+                said = f"{signals.name(stop)}: stopped after step {progress.step} of {guard.total}"
+                log.note(f"{said}\nthe same command goes on from here")
+                return False
+    return True
 
 
 def held_out_rows(config: Config) -> tuple[list[Row], Head]:

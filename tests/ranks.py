@@ -19,11 +19,17 @@ from megatron_ring import platform
 TIMEOUT_SECONDS = 180
 
 
-def run(world_size: int, function: Callable[..., Any], *args: Any, folder: Path) -> list[Any]:
+def run(
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    folder: Path,
+    patience: float = 0,
+) -> list[Any]:
     """[function(*args) of each rank], each rank's environment as torchrun would set it.
 
     Results travel as torch files in `folder`. Raises RuntimeError with the first rank's traceback,
-    or after TIMEOUT_SECONDS.
+    or after TIMEOUT_SECONDS. The others of a rank that failed have `patience` seconds to end too.
     """
     platform.prepare()  # before forking, so that every worker has it already
     torch.set_num_threads(1)  # forked workers cannot use the parent's OpenMP threads
@@ -45,6 +51,9 @@ def run(world_size: int, function: Callable[..., Any], *args: Any, folder: Path)
         left = [worker for worker in left if worker.exitcode is None]
         if time.monotonic() > deadline:
             break
+    deadline = time.monotonic() + patience
+    for worker in left:
+        worker.join(max(deadline - time.monotonic(), 0))
     for worker in left:  # the others of a rank that failed would wait for it
         worker.kill()
     for worker in workers:

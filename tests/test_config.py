@@ -80,7 +80,8 @@ def test_lists_are_changed_by_index():
         ("paralel.tp=2", "unknown config key paralel; did you mean parallel?"),
         (
             "checkpoint.xyz=1",
-            "unknown config key checkpoint.xyz; known keys: save_every, keep_last",
+            "unknown config key checkpoint.xyz; known keys: save_every, keep_last, async_save, "
+            "verify, second_dir",
         ),
         (
             "model.num_expert=8",

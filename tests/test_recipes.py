@@ -52,6 +52,7 @@ def test_the_numbers_of_the_reports(
     assert batch in (None, recipe.data.rows_per_step)
     assert warmup in (None, recipe.optim.warmup_steps)
     assert epochs in (None, packing.epochs)
+    assert recipe.spikes.action == "skip"
     assert packing.row_tokens == 16_384 <= recipe.model.max_position_embeddings
 
 

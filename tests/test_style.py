@@ -16,12 +16,15 @@ MAY_PICKLE = {"megatron_ring/convert/torch_dist.py"}
 
 # Nothing imports a part below it. A leaf knows config and libraries; layer 1 also kernels; layer 2
 # has an order of its own, because saving, stepping and measuring are done to a model.
-LEAVES = {"config", "kernels", "convert", "curation", "evaluation", "effects"}
-LAYER_1 = {"data", "losses", "parallel", "optim", "platform"}
+LEAVES = {"config", "kernels", "convert", "curation", "evaluation", "effects", "signals"}
+LAYER_1 = {"data", "losses", "parallel", "optim", "platform", "spikes", "watchdog"}
 LAYER_2 = {
     "model": set(),
     "step": {"model"},
-    "checkpoint": {"model"},
+    "writing": set(),
+    "recovery": set(),
+    "checkpoint": {"model", "writing", "recovery"},
+    "saving": {"model", "checkpoint"},
     "metrics": {"model", "step"},
     "reference": {"model", "step"},
 }
@@ -38,12 +41,14 @@ KNOWS_MEGATRON = {
     "optim",
     "platform",
     "model",
+    "writing",
     "checkpoint",
+    "saving",
     "step",
     "planner",
     "train",
 }
-KNOWS_NO_TORCH = {"__init__", "config", "curation", "evaluation", "effects"}
+KNOWS_NO_TORCH = {"__init__", "config", "curation", "evaluation", "effects", "signals", "spikes"}
 
 
 def imports(tree: ast.AST) -> list[str]:

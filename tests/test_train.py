@@ -228,7 +228,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(poison):
         assert str(error.value) == (
             f"the gradient norm is {poison}; the weights are untouched. Resume from the last "
             "checkpoint with a lower optim.lr, or look at the rows of this step with "
-            "tools/show_rows.py"
+            "tools/show_rows.py; spikes.action=skip goes on without the step"
         )
         for p, was in zip(stages[0].parameters(), before, strict=True):
             assert torch.equal(p, was)

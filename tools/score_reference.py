@@ -3,7 +3,8 @@
 MODEL is the checkpoint that training starts from: a Megatron checkpoint (the folder of one step) or
 a Hugging Face folder. PACKED is a folder that tools/pack.py wrote with kind=pairs. The summed
 log-probabilities of every answer go to PACKED/reference, with the fingerprint of the weights;
-training refuses scores of other weights or rows. A run that was stopped goes on where it was.
+training refuses scores of other weights or rows. A run that was stopped goes on where it was
+(told to stop it exits with status 75).
 Runs alone or under torchrun, on any layout typed as key.path=value:
 
 \b
@@ -23,7 +24,7 @@ import torch.distributed as dist
 import typer
 from rich.progress import track
 
-from megatron_ring import parallel, reference
+from megatron_ring import parallel, reference, signals
 from megatron_ring.config import ConfigError
 from megatron_ring.data.reference import Reference, folder_of
 from megatron_ring.data.rows import Rows
@@ -57,7 +58,8 @@ def main(
                 f"{packed} holds token ids up to {rows.tokenizer_size - 1}, {model} has "
                 f"vocab_size={config.model.vocab_size}; pack with the model's own tokenizer"
             )
-        with frozen.opened(model, config) as stages:
+        # Told to stop it leaves at once: what is scored has been written.
+        with signals.caught(), frozen.opened(model, config) as stages:
             about = reference.describe(config, stages, rows, model, routing_rows)
             if wanted(rows, about, overwrite):
                 reference.make(stages, rows, about, progress)

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from megatron_ring.config.base import Part
+from megatron_ring.config.spikes import SpikesConfig
 
 
 class RopeScaling(Part):
@@ -282,6 +283,19 @@ class AttentionConfig(Part):
 class CheckpointConfig(Part):
     save_every: PositiveInt = Field(500, description="steps between checkpoints")
     keep_last: PositiveInt = Field(2, description="older checkpoints of the run are deleted")
+    async_save: bool = Field(
+        True,
+        description="train on while a checkpoint is written from copies in host memory, which "
+        "stay there until it is: weights and optimizer state, twice on a CPU",
+    )
+    verify: bool = Field(
+        True, description="compare checksums before resuming; otherwise only sizes of files"
+    )
+    second_dir: str | None = Field(
+        None,
+        description="a folder on another file system, of this run alone: each checkpoint is copied "
+        "there in the background, checked, and used when run.dir has none as new",
+    )
 
 
 class LogConfig(Part):
@@ -304,6 +318,11 @@ class RunConfig(Part):
         description="first weights: Megatron checkpoint, run folder (its newest checkpoint) or "
         "Hugging Face folder; random when absent",
     )
+    hang_timeout: PositiveFloat = Field(
+        1800.0,
+        description="seconds a step with its save and validation may take before the run ends "
+        "with a line saying where it hangs; four times as long up to the first",
+    )
     seed: NonNegativeInt = Field(1234, description="of fresh weights; the data has its own")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 on GPUs, fp32 on CPUs")
 
@@ -315,6 +334,7 @@ class Config(Part):
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    spikes: SpikesConfig = SpikesConfig()
     parallel: ParallelConfig = ParallelConfig()
     experts: ExpertsConfig = ExpertsConfig()
     attention: AttentionConfig = AttentionConfig()

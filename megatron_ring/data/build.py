@@ -18,9 +18,10 @@ from megatron_ring.config import ConfigError, PackConfig
 from megatron_ring.data import documents
 from megatron_ring.data.chat import SampleError
 from megatron_ring.data.documents import Document, Item, Pair, Rejected
+from megatron_ring.data.folder_hash import FORMAT, FolderHash
 from megatron_ring.data.packing import Plan, make_plan
 from megatron_ring.data.report import draw_lengths, write_text
-from megatron_ring.data.rows import FORMAT, FolderHash, Rows
+from megatron_ring.data.rows import Rows
 from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
 
 FEATURES = datasets.Features(

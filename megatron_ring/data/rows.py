@@ -15,10 +15,16 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-FORMAT = 1  # of the packed folder; raised when an older reader would misread it
+from megatron_ring.config import ConfigError
+from megatron_ring.data.folder_hash import FORMAT, FolderHash
+
 PAD_SEGMENT = 128  # tokens; padding attends only within short pieces, so that it costs little
 
 Document = tuple[np.ndarray, np.ndarray]  # tokens int32 [n], targets bool [n]
+
+
+class DataError(ConfigError):
+    """A row cannot be read; the message names it, its sources and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +231,33 @@ class Rows:
         return rows
 
     def row(self, row: int) -> Row:
-        """Row number `row` of the plan, in training order."""
+        """Row number `row` of the plan, in training order.
+
+        DataError when it cannot be read, or holds what no tokenizer of these rows gave.
+        """
         documents = self.documents_of(row)
+        try:
+            made = self._read(documents)
+            largest = int(made.tokens_S.max())
+            if made.tokens_S.min() < 0 or largest >= self.tokenizer_size:
+                raise ValueError(f"token {largest} of a tokenizer of {self.tokenizer_size}")
+            return made
+        except (OSError, ValueError, IndexError, KeyError, pa.ArrowException) as error:
+            which = f"row {row} of {self.folder} ({self._sources_of(documents)})"
+            raise DataError(
+                f"{which} cannot be read: {error}. The folder is damaged, or its disk is: pack it "
+                "again with tools/pack.py and resume; Rows.verify of this folder reads all of it"
+            ) from error
+
+    def _sources_of(self, documents: list[int]) -> str:
+        """For an error: documents and where they come from, as far as that can be read."""
+        try:
+            numbers = sorted(set(self._arrow[documents].column("source").to_pylist()))
+            return f"documents {documents}, of {', '.join(self.sources[n] for n in numbers)}"
+        except (OSError, ValueError, IndexError, KeyError, pa.ArrowException):
+            return f"documents {documents}, of sources that cannot be read either"
+
+    def _read(self, documents: list[int]) -> Row:
         table = self._arrow[documents]
         tokens = _split(table.column("tokens"))
         targets = _split(table.column("targets"))
@@ -256,7 +287,17 @@ class Rows:
             )
         first = step * rows_per_step
         numbers = range(first + rank, first + rows_per_step, size)
-        return [self.row(n) if n < self.num_rows else self.empty_row() for n in numbers]
+        try:
+            return [self.row(n) if n < self.num_rows else self.empty_row() for n in numbers]
+        except DataError as error:
+            raise DataError(f"step {step + 1}: {error}") from error
+
+    def named(self, step: int, rows_per_step: int) -> dict[str, list[Any]]:
+        """What a step is made of: the numbers of its rows, and the names of their sources."""
+        first = step * rows_per_step
+        numbers = range(first, min(first + rows_per_step, self.num_rows))
+        found = {int(index) for number in numbers for index in self.row(number).sources}
+        return {"rows": list(numbers), "sources": [self.sources[index] for index in sorted(found)]}
 
     def verify(self) -> None:
         """Read everything and hash it again; ValueError when it is not what was packed."""
@@ -293,45 +334,6 @@ class Rows:
     def _referred(self, row: Row, documents: list[int]) -> Row:
         scores = self._reference
         return row if scores is None else replace(row, reference=scores[documents])
-
-
-class FolderHash:
-    """The fingerprint: documents are added in order, the plan and the tokenizer at the end."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def add(
-        self,
-        tokens: np.ndarray,
-        targets: np.ndarray,
-        source: int,
-        marks: np.ndarray | None = None,
-    ) -> None:
-        """Take in one document; `marks`, the tokens in format spans, are there in pairs only."""
-        self._hash.update(np.array([len(tokens), source], dtype="<i8").tobytes())
-        self._hash.update(np.asarray(tokens, dtype="<i4").tobytes())
-        self._hash.update(np.packbits(targets).tobytes())
-        if marks is not None:
-            self._hash.update(np.packbits(marks).tobytes())
-
-    def finish(
-        self,
-        row_tokens: int,
-        tokenizer: dict[str, Any],
-        plan_documents: np.ndarray,
-        row_starts: np.ndarray,
-        kind: str = "chat",
-    ) -> str:
-        """Hex digest of everything that decides a row."""
-        decides = {key: tokenizer[key] for key in ("fingerprint", "size", "eos_id", "pad_id")}
-        head = {"format": FORMAT, "row_tokens": row_tokens, "tokenizer": decides}
-        if kind != "chat":  # older folders say nothing of a kind
-            head["kind"] = kind
-        self._hash.update(json.dumps(head, sort_keys=True).encode())
-        for array in (row_starts, plan_documents):
-            self._hash.update(np.asarray(array, dtype="<i8").tobytes())
-        return self._hash.hexdigest()
 
 
 def _split(column: pa.ChunkedArray) -> Iterable[np.ndarray]:

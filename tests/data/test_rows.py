@@ -12,7 +12,8 @@ import pytest
 from megatron_ring.config import ConfigError, PackConfig
 from megatron_ring.data.build import pack
 from megatron_ring.data.chat import SampleError
-from megatron_ring.data.rows import FolderHash, Rows
+from megatron_ring.data.folder_hash import FolderHash
+from megatron_ring.data.rows import Rows
 
 
 def chat(question, answer, **extra):
