@@ -39,6 +39,8 @@ on_all_ranks() { # on_all_ranks COMMAND...: a process a GPU, or one a node witho
   case $status in
     # megatron_ring/signals.py's status; 128 + SIGUSR1 and 128 + SIGTERM: told while Python was still importing.
     75 | 138 | 143) come_back ;;
+    # megatron_ring/watchdog.py's. Not by itself: the rank that was lost may have failed for a reason that comes again.
+    76) echo "a rank hung or lost another, see above; sbatch again goes on from the last save" >&2 ;;
   esac
   if ((status)); then
     echo "error: status $status: that was no signal, so the job is not requeued" >&2

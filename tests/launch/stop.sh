@@ -8,6 +8,12 @@ for _ in {1..25}; do # until their processes are gone
   sleep 0.2
 done
 for daemon in slurmd.n1 slurmd.n2 slurmctld munged; do
-  if [ -s "$1/$daemon.pid" ]; then kill "$(cat "$1/$daemon.pid")" 2>/dev/null; fi
+  pid=$(cat "$1/$daemon.pid" 2>/dev/null) || continue
+  kill "$pid" 2>/dev/null
+  for _ in {1..50}; do # until it is gone: it writes its state last, into a folder about to be removed
+    state=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) || break
+    if [ "${state:0:1}" = Z ]; then break; fi # nobody may be there to bury it
+    sleep 0.1
+  done
 done
 exit 0
