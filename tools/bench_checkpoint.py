@@ -154,6 +154,7 @@ def kills(
         command = [sys.executable, "-m", "megatron_ring.train", model, f"data.train={packed}"]
         command += [f"run.dir={run_dir}", "log.wandb=disabled", *(overrides or [])]
         began, killed, code = time.monotonic(), 0, None
+        saved, idle = newest(run_dir), 0
         while code is None:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             try:
@@ -162,14 +163,21 @@ def kills(
                 process.kill()
                 process.wait()
                 killed += 1
+                idle = idle + 1 if newest(run_dir) == saved else 0
+                saved = newest(run_dir)
+                if idle == 3:
+                    why = "three lives in a row saved nothing; more seconds, or save more often"
+                    raise SystemExit(f"error: --every {every:g}: {why}") from None
         if code:
             raise SystemExit(f"error: the run ended with status {code}")
         total = time.monotonic() - began
         lines = [json.loads(li) for li in (run_dir / "metrics.jsonl").read_text().splitlines()]
         seconds = [line["step_seconds"] for line in lines if "loss" in line]
         useful = len(seconds) * statistics.median(seconds)
-        print(f"{len(seconds)} steps of {statistics.median(seconds):.3f} s, {killed} kills, one")
-        print(f"each {every:g} s: {total:.0f} s in all, goodput {useful / total:.0%}")
+        print(
+            f"{len(seconds)} steps of {statistics.median(seconds):.3f} s, killed {killed} times, "
+            f"{every:g} s after each start: {total:.0f} s in all, goodput {useful / total:.0%}"
+        )
 
 
 if __name__ == "__main__":
