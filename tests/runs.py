@@ -56,8 +56,9 @@ def same_losses(one, other) -> None:
 
 
 def steps(run_dir) -> list[str]:
-    """What lies in its folder of checkpoints."""
-    return sorted(path.name for path in (Path(run_dir) / "checkpoints").iterdir())
+    """What lies in its folder of checkpoints; [] before there is one."""
+    folder = Path(run_dir) / "checkpoints"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def copied(source, run_dir, *numbers) -> Path:

@@ -18,6 +18,14 @@ from tests.test_checkpoint import options, same_tensors
 LAYOUT = ["parallel.ep=2", "optim.steps=12", "checkpoint.save_every=100"]
 
 
+@pytest.fixture(autouse=True)
+def _as_from_a_terminal():
+    """SIGHUP as a shell leaves it, also where the tests run under nohup; children inherit it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_names():
     assert [signals.name(number) for number in (10, 15)] == ["SIGUSR1", "SIGTERM"]
 

@@ -89,7 +89,7 @@ class Bench:
         rank, size = parallel.data_rank(), parallel.data_size()
         mine = self.rows.at_step(number, self.config.data.rows_per_step, rank, size)
         step.train_step(self.models, self.optimizer, mine, 0.0, self.head)
-        self.progress = self.progress.after(0, 0)
+        self.progress = self.progress.after(0, 0, {})
         return time.monotonic() - began
 
     def run(self, saves: int) -> dict[str, float]:
