@@ -5,9 +5,11 @@ of its units in the global batch, counted before the first backward. Gradients t
 packing, micro-batches or ranks. SFT counts supervised tokens; preference counts pairs, and tokens
 of chosen answers for its nll term.
 
-Letters: S tokens in a row · A documents in a row · P pairs · U kinds of units · C columns.
+Letters: S tokens in a row · A documents in a row · P pairs · U kinds of units · C columns ·
+G groups: the sources, then the domains.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,7 +22,7 @@ from megatron_ring.config import LossConfig, PreferenceConfig
 
 class Loss(NamedTuple):
     sums_U: Tensor  # differentiable; one for each entry of `units`
-    table: Tensor  # float64 [sources, C] without gradient: sums under the head's `columns`
+    table: Tensor  # float64 [G, C] without gradient: sums under the head's `columns`
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Documents:
 
     lengths: Tensor  # int64 [segments]; tokens of each document, then of the pieces of padding
     source_A: Tensor  # int64; which source a document comes from
+    domain_A: Tensor  # int64; which domain of the taxonomy it is of, -1 for none
     scored_A2: Tensor  # float64; supervised tokens: all, and those in format spans
     format_S: Tensor  # bool; the label lies in a format span
     reference_A2: Tensor | None = None  # float64; the reference's Σ logp: all, in format spans
@@ -39,7 +42,7 @@ class Documents:
 
 class Head(Protocol):
     columns: tuple[str, ...]
-    sources: list[str]
+    groups: "Groups"
 
     def units(self, documents: Documents) -> list[int]:
         """How many units of each kind a row holds."""
@@ -51,9 +54,41 @@ class Head(Protocol):
         """What a log line says of a table summed over rows and ranks (on the CPU)."""
 
 
-def head(loss: LossConfig, sources: list[str]) -> Head:
-    """The head that the configuration asks for; `sources` are the names of the rows' sources."""
-    return SFT(sources) if loss.head == "sft" else Preference(loss, sources)
+@dataclass(frozen=True)
+class Groups:
+    """Names of what a head reports apart: every document is of a source, and may be of a domain."""
+
+    sources: list[str]
+    domains: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.sources) + len(self.domains)
+
+    def sum(self, rows: Tensor, source: Tensor, domain: Tensor) -> Tensor:
+        """Rows [n, C] of float64 numbers summed by group: [G, C]."""
+        member = F.one_hot(source, len(self.sources))
+        if self.domains:
+            of_domain = F.one_hot(domain + 1, 1 + len(self.domains))[:, 1:]
+            member = torch.cat([member, of_domain], dim=1)
+        return (member.to(rows.dtype).T @ rows).detach()
+
+    def total(self, table: Tensor) -> Tensor:
+        """Sums over all documents, [C]: every one has a source."""
+        return table[: len(self.sources)].sum(0)
+
+    def apart(self, table: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+        """Prefix, name and row of what a report tells apart; a single source is the whole."""
+        rows = list(table)
+        if len(self.sources) > 1:
+            yield from (("", name, row) for name, row in zip(self.sources, rows, strict=False))
+        of_domains = rows[len(self.sources) :]
+        yield from (("domain_", n, row) for n, row in zip(self.domains, of_domains, strict=True))
+
+
+def head(loss: LossConfig, sources: list[str], domains: Sequence[str] = ()) -> Head:
+    """The head that the configuration asks for; names are those of the rows."""
+    given = (sources, domains)
+    return SFT(*given) if loss.head == "sft" else Preference(loss, *given)
 
 
 def sum_documents(logp_S: Tensor, documents: Documents) -> Tensor:
@@ -69,8 +104,8 @@ class SFT:
 
     columns = ("nll", "supervised")
 
-    def __init__(self, sources: list[str]) -> None:
-        self.sources = sources
+    def __init__(self, sources: list[str], domains: Sequence[str] = ()) -> None:
+        self.groups = Groups(sources, domains)
 
     def units(self, documents: Documents) -> list[int]:
         return [int(documents.scored_A2[:, 0].sum())]
@@ -78,14 +113,17 @@ class SFT:
     def __call__(self, logp_S: Tensor, documents: Documents) -> Loss:
         nll_A = -sum_documents(logp_S.detach(), documents)[:, 0]
         rows_AC = torch.stack([nll_A, documents.scored_A2[:, 0]], dim=1)
-        return Loss(-logp_S.sum()[None], _by_source(rows_AC, documents.source_A, self.sources))
+        table = self.groups.sum(rows_AC, documents.source_A, documents.domain_A)
+        return Loss(-logp_S.sum()[None], table)
 
     def report(self, table: Tensor) -> dict[str, float]:
-        nll, supervised = table.T.tolist()
-        line = {"loss": sum(nll) / max(sum(supervised), 1), "supervised": sum(supervised)}
-        if len(self.sources) > 1:
-            for name, own, tokens in zip(self.sources, nll, supervised, strict=True):
-                line[f"loss/{name}"] = own / max(tokens, 1)
+        """Mean nll of all supervised tokens; with their number, of each source and domain."""
+        nll, supervised = self.groups.total(table).tolist()
+        line = {"loss": nll / max(supervised, 1), "supervised": supervised}
+        for prefix, name, row in self.groups.apart(table):
+            own, tokens = row.tolist()
+            if tokens:
+                line |= {f"{prefix}loss/{name}": own / tokens, f"{prefix}tokens/{name}": tokens}
         return line
 
 
@@ -122,8 +160,8 @@ class Preference:
         "nll_tokens",
     )
 
-    def __init__(self, loss: LossConfig, sources: list[str]) -> None:
-        self.sources = sources
+    def __init__(self, loss: LossConfig, sources: list[str], domains: Sequence[str] = ()) -> None:
+        self.groups = Groups(sources, domains)
         settings = [loss.sources.get(name, loss.preference) for name in sources]
         self._settings = torch.tensor([_numbers(one) for one in settings], dtype=torch.float64)
 
@@ -151,7 +189,8 @@ class Preference:
                 -at.beta_P * (torch.sigmoid(-scaled_P) - at.smoothing_P),
             )
             rows_PC = self._row(documents, at, logp_A2, ratio_P2, loss_P, slope_P, nll_P)
-        return Loss(sums_U, _by_source(rows_PC, documents.source_A[::2], self.sources))
+        of_pairs = (documents.source_A[::2], documents.domain_A[::2])
+        return Loss(sums_U, self.groups.sum(rows_PC, *of_pairs))
 
     def margins(self, logp_A2: Tensor, documents: Documents) -> Tensor:
         """β m of every pair of a row, float64 [P], from `sum_documents`."""
@@ -160,17 +199,17 @@ class Preference:
         return at.beta_P * (ratio_P2[:, 0] - ratio_P2[:, 1])
 
     def report(self, table: Tensor) -> dict[str, float]:
-        """Means over pairs (nll, kl: over tokens), of all pairs and of each source.
+        """Means over pairs (nll, kl: over tokens), of all pairs, of each source and domain.
 
         `kl` estimates KL(reference ‖ policy) in nats a token, from answers that stand in the data:
         minus the mean log-ratio. `format_share` is the part of the pair loss's pull, the sum of
         |gradient| over scored tokens, that is on format spans.
         """
-        line = self._means(table.sum(0))
-        if len(self.sources) > 1:
-            for name, row in zip(self.sources, table, strict=True):
-                if row[0]:
-                    line |= {f"{key}/{name}": value for key, value in self._means(row).items()}
+        line = self._means(self.groups.total(table))
+        for prefix, name, row in self.groups.apart(table):
+            if row[0]:
+                own = self._means(row).items()
+                line |= {f"{prefix}{key}/{name}": value for key, value in own}
         return line
 
     def _means(self, row: Tensor) -> dict[str, float]:
@@ -268,9 +307,3 @@ def _numbers(config: PreferenceConfig) -> list[float]:
 def _choose(both_A2: Tensor, format_A: Tensor) -> Tensor:
     """The second column where `format_A`, else the first."""
     return torch.where(format_A, both_A2[:, 1], both_A2[:, 0])
-
-
-def _by_source(rows: Tensor, source: Tensor, sources: list[str]) -> Tensor:
-    """Rows of float64 numbers summed by source: [sources, C]."""
-    member = F.one_hot(source, len(sources)).to(rows.dtype)
-    return (member.T @ rows).detach()

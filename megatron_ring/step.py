@@ -61,6 +61,7 @@ def documents_of(row: Row, device: torch.device | str = "cpu") -> losses.Documen
     return losses.Documents(
         lengths=_sent(np.diff(row.cu_seqlens).astype(np.int64), device),
         source_A=_sent(row.sources.astype(np.int64), device),
+        domain_A=_sent(row.domains.astype(np.int64), device),
         scored_A2=_sent(np.ascontiguousarray(counts.T), device),
         format_S=_sent(row.format_S, device),
         reference_A2=reference,
@@ -144,9 +145,9 @@ def accumulate(
 
 
 def _sum_tables(per_row: list[dict[str, Tensor]], head: Head) -> Tensor:
-    """The head's table, [sources, columns] in float64; zeros before the last stage."""
+    """The head's table, [groups, columns] in float64; zeros before the last stage."""
     device = torch.cuda.current_device()
-    total = torch.zeros(len(head.sources), len(head.columns), dtype=torch.float64, device=device)
+    total = torch.zeros(len(head.groups), len(head.columns), dtype=torch.float64, device=device)
     for kept in per_row:
         total += kept["table"]
     return total

@@ -223,7 +223,7 @@ def train(
     """The run: every effect is a line of this function. False when told to stop before its end."""
     from megatron_ring import metrics, optim, reference, saving, step
 
-    head, total = losses.head(config.loss, rows.sources), total_steps(config, rows)
+    head, total = losses.head(config.loss, rows.sources, rows.domains), total_steps(config, rows)
     run = build(config, rows, device)
     progress, optimizer = run.progress, run.optimizer
     dog.beat(progress.step)
@@ -291,7 +291,7 @@ def held_out_rows(config: Config) -> tuple[list[Row], Head]:
     count, width = min(config.data.valid_rows, rows.num_rows), size * config.parallel.pp
     mine = rows.at_step(0, -(-count // width) * width, rank, size)
     kept = [row if rank + i * size < count else rows.empty_row() for i, row in enumerate(mine)]
-    return kept, losses.head(config.loss, rows.sources)
+    return kept, losses.head(config.loss, rows.sources, rows.domains)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Loss heads against a plain float64 implementation from logits, and by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,13 +42,14 @@ def logp_of(logits, labels, mask):
     return logits.log_softmax(-1).gather(1, labels[:, None])[:, 0] * mask
 
 
-def documents(mask, form, reference_logp, sources=SOURCE_OF_PAIR):
+def documents(mask, form, reference_logp, sources=SOURCE_OF_PAIR, domains=(-1, -1, -1)):
     spans = [slice(s, s + n) for s, n in zip(starts(), LENGTHS, strict=True)]
     both = torch.stack([mask, form], 1).double()
     reference = torch.stack([reference_logp, reference_logp * form], 1)
     return Documents(
         lengths=torch.tensor(LENGTHS + PADDING),
         source_A=torch.tensor(sources).repeat_interleave(2),
+        domain_A=torch.tensor(domains).repeat_interleave(2),
         scored_A2=torch.stack([both[span].sum(0) for span in spans]),
         format_S=form,
         reference_A2=torch.stack([reference[span].sum(0) for span in spans]),
@@ -136,6 +138,7 @@ def by_hand():
     return logp, Documents(
         lengths=torch.tensor(lengths),
         source_A=torch.tensor([0, 0, 1, 1]),
+        domain_A=torch.tensor([-1] * 4),
         scored_A2=scored,
         format_S=form,
         reference_A2=-scored,
@@ -211,6 +214,7 @@ def test_a_row_without_pairs_is_nothing_and_can_still_be_differentiated():
     empty = Documents(
         lengths=torch.tensor([4, 2]),
         source_A=torch.zeros(0, dtype=torch.int64),
+        domain_A=torch.zeros(0, dtype=torch.int64),
         scored_A2=torch.zeros(0, 2, dtype=torch.float64),
         format_S=torch.zeros(6, dtype=torch.bool),
         reference_A2=torch.zeros(0, 2, dtype=torch.float64),
@@ -245,6 +249,33 @@ def test_sft_is_cross_entropy_on_supervised_tokens_and_knows_the_sources():
 
 def test_one_source_is_not_listed_twice():
     logp, row = by_hand()
-    row = Documents(row.lengths, row.source_A * 0, row.scored_A2, row.format_S, row.reference_A2)
+    row = replace(row, source_A=row.source_A * 0)
     for ours in (SFT(["only"]), Preference(LossConfig(), ["only"])):
         assert not any("/" in name for name in ours.report(ours(logp, row).table))
+
+
+def test_domains_are_reported_beside_the_sources():
+    """Pairs of (source, domain) (0, maths), (1, code), (0, none); oracle: the tokens chosen here."""
+    logits, reference, labels, mask, form = random_row()
+    row = documents(mask, form, torch.zeros(len(mask)), domains=[0, 1, -1])
+    logp = logp_of(logits, labels, mask)
+    ours = SFT(SOURCES, ["maths", "code", "physics"])
+    said = ours.report(ours(logp, row).table)
+    spans = [
+        slice(starts()[2 * p], starts()[2 * p] + sum(LENGTHS[2 * p : 2 * p + 2])) for p in (0, 1)
+    ]
+    for name, span in zip(("maths", "code"), spans, strict=True):
+        tokens = int(mask[span].sum())
+        assert said[f"domain_tokens/{name}"] == tokens
+        assert said[f"domain_loss/{name}"] == pytest.approx(float(-logp[span].sum() / tokens))
+    assert said["tokens/structure"] == said["domain_tokens/code"]
+    assert not any("physics" in key for key in said)  # nothing of it in the batch
+    assert (
+        said["supervised"] == int(mask.sum()) == said["tokens/general"] + said["tokens/structure"]
+    )
+    assert said["loss"] == pytest.approx(float(-logp.sum() / mask.sum()))
+
+    pairs = Preference(LossConfig(), SOURCES, ["maths", "code", "physics"])
+    told = pairs.report(pairs(logp, row).table)
+    assert told["domain_pairs/maths"] == 1 and told["pairs"] == 3
+    assert told["domain_loss/code"] == pytest.approx(told["loss/structure"])

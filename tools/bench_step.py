@@ -181,7 +181,7 @@ class Bench:
         asked = {name: name if name in BACKENDS else config.experts.backend for name in names}
         self.backends = {n: experts.choose_backend(asked[n], *here) for n in names}
         sources = 1 + max(int(row.sources.max(initial=0)) for row in rows)
-        self.head = losses.SFT([str(source) for source in range(sources)])
+        self.head = losses.head(config.loss, [str(source) for source in range(sources)])
         self.counts = [step.Counts.of([row], self.head) for row in rows]
         self.flop = [metrics.train_flops(config.model, counts) for counts in self.counts]
         [self.stage] = build_stages(config, self.dtype, device)

@@ -23,6 +23,11 @@ class SourceConfig(Part):
         "messages", description="column holding the chat turns; of pairs, the prompt's"
     )
     tools: str = Field("tools", description="column holding tool definitions, if there is one")
+    domain: str | None = Field(
+        "domain",
+        description="column holding a domain of the taxonomy, if there is one: losses are reported "
+        "for each",
+    )
     prompt: str | None = Field(
         None,
         description="with `response`: a plain-text prompt column; of pairs, the prompt (text or "

@@ -30,10 +30,12 @@ FEATURES = datasets.Features(
         "targets": datasets.List(datasets.Value("bool")),
         "source": datasets.Value("int8"),
         "id": datasets.Value("string"),
+        "domain": datasets.Value("int16"),
     }
 )
 PAIR_FEATURES = datasets.Features(FEATURES | {"format": datasets.List(datasets.Value("bool"))})
 DOCUMENTS = {"chat": 1, "pairs": 2}  # of a sample
+MAX_DOMAINS = 100  # each is a curve
 WRITE_BATCH = 512  # documents in an Arrow record batch
 
 Progress = Callable[[Iterator[Item], int], Iterator[Item]]
@@ -48,6 +50,7 @@ class Tally:
     supervised: list[int] = field(default_factory=list)
     formats: list[int] = field(default_factory=list)  # tokens in format spans
     sources: list[int] = field(default_factory=list)
+    domains: dict[str, int] = field(default_factory=dict)  # of all documents, numbered as met
     rejected: list[Rejected] = field(default_factory=list)
     max_id: int = -1
 
@@ -60,6 +63,13 @@ class Tally:
         self.formats.append(0 if marks is None else int((marks & document.targets)[1:].sum()))
         self.sources.append(document.source)
         self.max_id = max(self.max_id, int(document.tokens.max()))
+        if document.domain is not None:
+            self.domains.setdefault(document.domain, len(self.domains))
+            if len(self.domains) > MAX_DOMAINS:
+                raise ConfigError(
+                    f"more than {MAX_DOMAINS} domains, the last {document.domain!r}: "
+                    f"sources.{document.source}.domain names a column of few values, or is null"
+                )
 
 
 def pack(config: PackConfig, progress: Progress = lambda items, total: items) -> Rows:
@@ -169,10 +179,10 @@ def _write_documents(folder: Path, config: PackConfig, stream: Iterator[Item]) -
                 tally.add(document)
                 pending.append(document)
             if len(pending) >= WRITE_BATCH:
-                writer.write_batch(_record_batch(pending, schema))
+                writer.write_batch(_record_batch(pending, tally.domains, schema))
                 pending = []
         if pending:
-            writer.write_batch(_record_batch(pending, schema))
+            writer.write_batch(_record_batch(pending, tally.domains, schema))
     if not tally.lengths:
         first = f"; the first: {tally.rejected[0].reason}" if tally.rejected else ""
         raise SampleError(f"no sample is left: {len(tally.rejected)} dropped{first}")
@@ -181,7 +191,9 @@ def _write_documents(folder: Path, config: PackConfig, stream: Iterator[Item]) -
     return tally
 
 
-def _record_batch(items: list[Document], schema: pa.Schema) -> pa.RecordBatch:
+def _record_batch(
+    items: list[Document], domains: dict[str, int], schema: pa.Schema
+) -> pa.RecordBatch:
     offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int32())
     tokens = pa.array(np.concatenate([item.tokens for item in items]), pa.int32())
     targets = pa.array(np.concatenate([item.targets for item in items]), pa.bool_())
@@ -190,6 +202,7 @@ def _record_batch(items: list[Document], schema: pa.Schema) -> pa.RecordBatch:
         pa.ListArray.from_arrays(offsets, targets),
         pa.array([item.source for item in items], pa.int8()),
         pa.array([item.id for item in items], pa.string()),
+        pa.array([domains.get(item.domain or "", -1) for item in items], pa.int16()),
     ]
     if "format" in schema.names:
         marks = pa.array(np.concatenate([item.format for item in items]), pa.bool_())
@@ -252,6 +265,7 @@ def _manifest(
         "seed": config.seed,
         "tokenizer": about,
         "sources": described,
+        "domains": list(tally.domains),
     }
 
 

@@ -39,6 +39,7 @@ class Document:
     tokens: np.ndarray  # int32 [n]
     targets: np.ndarray  # bool [n]
     format: np.ndarray | None = None  # bool [n]; a target in a format span (pairs only)
+    domain: str | None = None  # of the taxonomy
 
 
 class Pair(NamedTuple):
@@ -149,7 +150,10 @@ def tokenize_sample(config: PackConfig, tokenizer: Tokenizer, sample: Sample) ->
         if config.invalid == "drop":
             return Rejected(sample.source, sample.number, name, str(error), None)
         raise SampleError(f"{where(source, sample.number)}: {error}") from None
-    items = [Document(sample.source, sample.number, name, *arrays) for arrays in given]
+    where_from = (sample.source, sample.number, name)
+    domain = record.get(source.domain) if source.domain else None
+    domain = str(domain) if domain else None
+    items = [Document(*where_from, *arrays, domain=domain) for arrays in given]
     lengths = [len(item.tokens) for item in items]
     if sum(lengths) <= config.row_tokens:
         return Pair(*items) if config.kind == "pairs" else items[0]
@@ -264,7 +268,7 @@ def _columns(source: SourceConfig, index: int, present: list[str]) -> list[str]:
                 + _PAIRS
                 * ({"chosen", "rejected"} <= set(present))
             )
-    optional = [name for name in (source.tools, "id") if name in present]
+    optional = [name for name in (source.tools, "id", source.domain) if name in present]
     return list(dict.fromkeys([*needed.values(), *optional]))
 
 

@@ -73,7 +73,8 @@ def pair_columns(source: SourceConfig, index: int, present: Iterable[str]) -> li
                 f"{source.path} has no column {name!r} (its columns: {', '.join(present)}); "
                 f"{remedy}"
             )
-    optional = [n for n in (source.messages, "prompt", source.tools, "id") if n in present]
+    known = (source.messages, "prompt", source.tools, "id", source.domain)
+    optional = [name for name in known if name in present]
     return list(dict.fromkeys([*(name for _, name, _ in needed), *optional]))
 
 

@@ -41,6 +41,9 @@ class Row:
     sources: np.ndarray = field(  # int8 [num_documents]; index into Rows.sources
         default_factory=lambda: np.zeros(0, np.int8)
     )
+    domains: np.ndarray = field(  # int16 [num_documents]; index into Rows.domains, -1 for none
+        default_factory=lambda: np.zeros(0, np.int16)
+    )
     reference: np.ndarray | None = None  # float64 [num_documents, 2]; the reference's Σ logp
 
     @property
@@ -70,6 +73,7 @@ def make_row(
     pad_id: int,
     sources: Sequence[int] | None = None,
     formats: Sequence[np.ndarray] | None = None,
+    domains: Sequence[int] | None = None,
 ) -> Row:
     """Lay whole documents end to end and cut the rest into padding of at most PAD_SEGMENT tokens.
 
@@ -116,6 +120,7 @@ def make_row(
         num_documents=len(lengths),
         format_S=format_S & mask_S,
         sources=np.asarray([0] * len(lengths) if sources is None else sources, dtype=np.int8),
+        domains=np.asarray([-1] * len(lengths) if domains is None else domains, dtype=np.int16),
     )
 
 
@@ -134,6 +139,7 @@ class Rows:
         self.manifest = manifest
         self.documents = documents
         columns = ["tokens", "targets", "source"] + ["format"] * (self.kind == "pairs")
+        columns += ["domain"] * bool(self.domains)
         self._arrow = documents.select_columns(columns).with_format("arrow")
         self._plan_documents = plan_documents
         self._row_starts = row_starts
@@ -203,6 +209,11 @@ class Rows:
         """Names of the sources; Row.sources indexes them."""
         return [source["name"] for source in self.manifest["sources"]]
 
+    @property
+    def domains(self) -> list[str]:
+        """Names of the taxonomy's domains that documents are of; Row.domains indexes them."""
+        return self.manifest.get("domains", [])
+
     def num_steps(self, rows_per_step: int) -> int:
         """Steps of the whole plan; the last may be filled up with padding rows."""
         return -(-self.num_rows // rows_per_step)
@@ -267,6 +278,7 @@ class Rows:
             self.manifest["tokenizer"]["pad_id"],
             table.column("source").to_pylist(),
             list(_split(table.column("format"))) if self.kind == "pairs" else None,
+            table.column("domain").to_pylist() if self.domains else None,
         )
         return self._referred(made, documents)
 

@@ -17,6 +17,7 @@ class Routed(NamedTuple):
     counts_E: Tensor  # float32: visits to each expert
     scores_E: Tensor  # float32: Σ softmax
     z: Tensor  # float32: Σ logsumexp²
+    entropy: Tensor  # float32: Σ entropy of the softmax, in nats; no gradient
 
 
 def route(
@@ -44,6 +45,9 @@ def route(
     if normalise:
         prob_TK = prob_TK / prob_TK.sum(-1, keepdim=True)
     real_T = (~padding_T).float()
+    lse_T = logits_TE.logsumexp(-1)
+    with torch.no_grad():  # -Σ p log p, and log p = logit - logsumexp
+        entropy_T = lse_T - (scores_TE * logits_TE).sum(-1)
     # Sums of ones are exact, in whatever order a GPU adds them.
     visits_TK = real_T[:, None].expand_as(experts_TK)
     counts_E = real_T.new_zeros(E).scatter_add_(0, experts_TK.flatten(), visits_TK.flatten())
@@ -52,7 +56,8 @@ def route(
         experts_TK=experts_TK,
         counts_E=counts_E,
         scores_E=(scores_TE * real_T[:, None]).sum(0),
-        z=(logits_TE.logsumexp(-1).square() * real_T).sum(),
+        z=(lse_T.square() * real_T).sum(),
+        entropy=(entropy_T * real_T).sum(),
     )
 
 
@@ -75,15 +80,22 @@ class _Route(torch.autograd.Function):
             logits_TE, padding_T, topk, normalise, pinned_TK
         )
         E = logits_TE.shape[1]
-        counts_E, scores_E, z = sums[:E].clone(), sums[E : 2 * E].clone(), sums[2 * E].clone()
+        parts = (sums[:E], sums[E : 2 * E], sums[2 * E], sums[2 * E + 1])
+        counts_E, scores_E, z, entropy = (part.clone() for part in parts)
         ctx.save_for_backward(logits_TE, padding_T, experts_TK)
         ctx.normalise = normalise
-        ctx.mark_non_differentiable(experts_TK, counts_E)
-        return prob_TK, experts_TK, counts_E, scores_E, z
+        ctx.mark_non_differentiable(experts_TK, counts_E, entropy)
+        return prob_TK, experts_TK, counts_E, scores_E, z, entropy
 
     @staticmethod
     def backward(
-        ctx: Any, dprob_TK: Tensor, _experts: Tensor, _counts: Tensor, dscores_E: Tensor, dz: Tensor
+        ctx: Any,
+        dprob_TK: Tensor,
+        _experts: Tensor,
+        _counts: Tensor,
+        dscores_E: Tensor,
+        dz: Tensor,
+        _entropy: Tensor,
     ) -> tuple[Tensor, None, None, None, None]:
         from megatron_ring.kernels import router_triton
 

@@ -34,7 +34,7 @@ def route_kernel(
     E: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BK: tl.constexpr,
     NORMALISE: tl.constexpr, PINNED: tl.constexpr,
 ):  # fmt: skip
-    """K experts a token and their probabilities; this block's counts, Σ scores and Σ lse²."""
+    """K experts a token, their probabilities; this block's counts, Σ scores, Σ lse², Σ entropy."""
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     e, k = tl.arange(0, BE), tl.arange(0, BK)
     scores, lse = _softmax(logits, t, T, E, BT, BE)
@@ -63,10 +63,14 @@ def route_kernel(
     inside = (t < T)[:, None] & (k < K)[None, :]
     tl.store(prob_TK + at, prob, mask=inside)
     tl.store(experts_TK + at, chosen.to(tl.int64), mask=inside)
-    sums = sums_BS + tl.program_id(0) * (2 * E + 1)
+    inside = (t < T)[:, None] & (e < E)[None, :]
+    x = tl.load(logits + t[:, None] * E + e[None, :], mask=inside, other=0.0)
+    entropy = lse - tl.sum(scores * x, axis=1)  # -Σ p log p, and log p = logit - lse
+    sums = sums_BS + tl.program_id(0) * (2 * E + 2)
     tl.store(sums + e, tl.sum(visits * real[:, None], axis=0), mask=e < E)
     tl.store(sums + E + e, tl.sum(scores * real[:, None], axis=0), mask=e < E)
     tl.store(sums + 2 * E, tl.sum(lse * lse * real, axis=0))
+    tl.store(sums + 2 * E + 1, tl.sum(entropy * real, axis=0))
 
 
 @triton.jit
@@ -104,13 +108,13 @@ def route_backward_kernel(
 def forward(
     logits_TE: Tensor, padding_T: Tensor, topk: int, normalise: bool, pinned_TK: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities [T, K], experts [T, K] and counts, Σ scores, Σ lse² in one [2E + 1]."""
+    """Probabilities [T, K], experts [T, K]; counts, Σ scores, Σ lse², Σ entropy in one [2E + 2]."""
     T, E = logits_TE.shape
     BT = tokens_in_a_block(E)
     B, device = triton.cdiv(T, BT), logits_TE.device
     prob_TK = torch.empty(T, topk, dtype=torch.float32, device=device)
     experts_TK = torch.empty(T, topk, dtype=torch.int64, device=device)
-    sums_BS = torch.empty(B, 2 * E + 1, dtype=torch.float32, device=device)
+    sums_BS = torch.empty(B, 2 * E + 2, dtype=torch.float32, device=device)
     pinned = experts_TK if pinned_TK is None else pinned_TK.contiguous()
     route_kernel[(B,)](
         logits_TE, padding_T, pinned, prob_TK, experts_TK, sums_BS, T, E, topk, BT,

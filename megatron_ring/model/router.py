@@ -24,13 +24,14 @@ class RouterStats:
     counts_E: Tensor | None = None  # int64 [E]: visits to each expert
     aux: Tensor | float = 0.0  # Σ over rows of row tokens × load-balancing loss
     z: Tensor | float = 0.0  # Σ over tokens of logsumexp²
+    entropy: Tensor | float = 0.0  # Σ over tokens of the entropy of the softmax, in nats
 
-    def add(self, counts_E: Tensor, aux: Tensor, z: Tensor) -> None:
+    def add(self, counts_E: Tensor, aux: Tensor, z: Tensor, entropy: Tensor) -> None:
         self.counts_E = counts_E if self.counts_E is None else self.counts_E + counts_E
-        self.aux, self.z = self.aux + aux, self.z + z
+        self.aux, self.z, self.entropy = self.aux + aux, self.z + z, self.entropy + entropy
 
     def reset(self) -> None:
-        self.counts_E, self.aux, self.z = None, 0.0, 0.0
+        self.counts_E, self.aux, self.z, self.entropy = None, 0.0, 0.0, 0.0
 
 
 @dataclass
@@ -124,6 +125,7 @@ class LingRouter(TopKRouter):
         # multiplied by the row's tokens it is a sum and needs no differentiable reduction.
         share_E = row[:-1] / (row[-1].clamp(min=1) * self.topk)
         aux = self.num_experts * (share_E * routed.scores_E).sum()
-        self.stats.add(routed.counts_E.long(), aux.detach(), routed.z.detach())
+        sums = (aux.detach(), routed.z.detach(), routed.entropy)
+        self.stats.add(routed.counts_E.long(), *sums)
         weighted = self.loss.aux_coeff * aux + self.loss.z_coeff * routed.z
         return _AddGradient.apply(routed.prob_TK, weighted * self.loss.per_token)

@@ -26,7 +26,8 @@ def by_definition(logits, padding, K, normalise, pinned=None):
     """Token by token in float64, differentiable."""
     T, E = logits.shape
     prob, experts, counts = [], [], np.zeros(E)
-    scores, z = torch.zeros(E, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    scores = torch.zeros(E, dtype=torch.float64)
+    z, entropy = torch.zeros(2, dtype=torch.float64)
     for t in range(T):
         p = logits[t].exp() / logits[t].exp().sum()
         if padding[t]:
@@ -40,7 +41,9 @@ def by_definition(logits, padding, K, normalise, pinned=None):
         experts.append(best)
         counts[best] += 1
         scores, z = scores + p, z + logits[t].logsumexp(0) ** 2
-    return Routed(torch.stack(prob), torch.tensor(experts), torch.tensor(counts), scores, z)
+        entropy = entropy - (p * p.log()).sum().detach()
+    counted = torch.tensor(counts)
+    return Routed(torch.stack(prob), torch.tensor(experts), counted, scores, z, entropy)
 
 
 def functional(routed, weights):
@@ -62,6 +65,7 @@ def check(T, E, K, backend, normalise=True, padded=0.0, seed=0, pinned=None):
     for a, b in ((got.prob_TK, expected.prob_TK), (got.scores_E, expected.scores_E)):
         torch.testing.assert_close(a.double(), b, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(got.z.double(), expected.z, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(got.entropy.double(), expected.entropy, atol=2e-6 * T, rtol=1e-5)
     (a,) = torch.autograd.grad(functional(got, weights), ours)
     (b,) = torch.autograd.grad(functional(expected, weights), theirs)
     torch.testing.assert_close(a.double(), b, atol=2e-6, rtol=1e-5)
