@@ -11,7 +11,6 @@ with status 75.
 """
 
 import sys
-import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,9 +97,10 @@ def open_rows(config: Config) -> Rows:
 def check_start(config: Config, rows: Rows, device: torch.device) -> None:
     """ConfigError when a backend cannot run here, when run.init_from holds no weights or others
     than the model's, when run.dir holds another run, or scores were made in another dtype."""
-    from megatron_ring import checkpoint, reference
+    from megatron_ring import checkpoint, reference, trackers
     from megatron_ring.model import ling, weights
 
+    trackers.check(config)
     dtype = platform.dtype(config.run.dtype)
     ling.choose_kernels(config, dtype, device)
     resuming = checkpoint.check_start(config, rows.fingerprint)
@@ -183,10 +183,20 @@ class Run(NamedTuple):
     optimizer: Any  # MegatronOptimizer
     progress: Any  # checkpoint.Progress
     resumed: bool
+    guard: spikes.Guard
+    head: Head
+    held_out: list[Row]  # this rank's
+    judge: Head  # of the held-out rows
+
+    def validate(self) -> dict[str, float]:
+        """What the held-out rows say; all ranks take part."""
+        from megatron_ring import step
+
+        return self.judge.report(step.evaluate(self.models, self.held_out, self.judge))
 
 
 def build(config: Config, rows: Rows, device: torch.device) -> Run:
-    """Model and optimizer, from the newest checkpoint or from the weights to start from."""
+    """Model and optimizer, from the newest checkpoint or the weights to start from, and losses."""
     from megatron_ring import checkpoint, optim, recovery
     from megatron_ring.model import ling, weights
 
@@ -200,81 +210,98 @@ def build(config: Config, rows: Rows, device: torch.device) -> Run:
     if parallel.is_first_rank():
         configuration.save(config, Path(config.run.dir) / "config.yaml")
         checkpoint.keep_origin(config)
-    resumed = progress is not None
-    return Run(stages, models, optimizer, progress or checkpoint.Progress(), resumed)
+    resumed, progress = progress is not None, progress or checkpoint.Progress()
+    total = total_steps(config, rows)
+    guard = spikes.Guard(config.spikes, config.run.seed, total, progress.spikes)
+    head = losses.head(config.loss, rows.sources, rows.domains)
+    tensors = (stages, models, optimizer)
+    return Run(*tensors, progress, resumed, guard, head, *held_out_rows(config))
 
 
-def introduce(
-    config: Config, rows: Rows, device: torch.device, run: Run, guard: spikes.Guard, log: Any
-) -> None:
-    """What the person watching is told before the first step."""
+def introduce(config: Config, rows: Rows, device: torch.device, run: Run, log: Any) -> None:
+    """What the person watching is told before the first step, and what is checked there."""
+    from megatron_ring import reference
     from megatron_ring.model import ling
 
-    dtype, step = platform.dtype(config.run.dtype), run.progress.step
+    dtype, step, guard = platform.dtype(config.run.dtype), run.progress.step, run.guard
     how = "resuming after" if run.resumed else "starting at"
     log.note(f"{how} step {step} of {guard.total}: {parallel.describe()}, {device}, {dtype}")
     log.note(str(ling.choose_kernels(config, dtype, device)))
     log.note(remarks(config, rows, step - guard.total + guard.planned, guard.planned))
+    if run.resumed:
+        return
+    if config.loss.head == "dpo":
+        log.note(str(reference.check(config, run.models, run.stages, rows, run.head)))
+    if run.held_out:
+        log.valid(0, run.validate())
 
 
 def train(
     config: Config, rows: Rows, device: torch.device, told: Told, dog: watchdog.Watchdog
 ) -> bool:
-    """The run: every effect is a line of this function. False when told to stop before its end."""
-    from megatron_ring import metrics, optim, reference, saving, step
+    """The run around its loop. False when told to stop before its end."""
+    from megatron_ring import journal, saving
 
-    head, total = losses.head(config.loss, rows.sources, rows.domains), total_steps(config, rows)
     run = build(config, rows, device)
-    progress, optimizer = run.progress, run.optimizer
-    dog.beat(progress.step)
-    guard = spikes.Guard(config.spikes, config.run.seed, total, progress.spikes)
-    batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
-    held_out, judge = held_out_rows(config)
-
+    dog.beat(run.progress.step)
     with (
-        metrics.writer(config, guard.total, progress.step) as log,
-        saving.Saver(config, run.stages, optimizer, rows, log.note) as saver,
+        journal.opened(config, run.guard.total, run.progress.step) as log,
+        saving.Saver(config, run.stages, run.optimizer, rows, log.saved) as saver,
     ):
-        introduce(config, rows, device, run, guard, log)
-        if config.loss.head == "dpo" and not run.resumed:
-            log.note(str(reference.check(config, run.models, run.stages, rows, head)))
-        meter = metrics.Meter(config, run.stages, head)
-        if held_out and not run.resumed:
-            log.valid(0, judge.report(step.evaluate(run.models, held_out, judge)))
+        introduce(config, rows, device, run, log)
         told.begin()
-        while progress.step < guard.total:
-            began = time.monotonic()
+        return loop(config, rows, run, log, saver, told, dog)
+
+
+def loop(
+    config: Config, rows: Rows, run: Run, log: Any, saver: Any, told: Told, dog: watchdog.Watchdog
+) -> bool:
+    """Step after step: every effect is a line of this function. False when told to stop."""
+    from megatron_ring import metrics, optim, step, stopwatch
+    from megatron_ring.gradient_norms import GradientNorms
+
+    progress, guard, head, optimizer = run.progress, run.guard, run.head, run.optimizer
+    batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
+    meter = metrics.Meter(config, run.stages, head, progress.step)
+    clock, norms = stopwatch.Stopwatch(), GradientNorms(run.models, optimizer)
+    while progress.step < guard.total:
+        with clock("data"):
             mine = rows.at_step(guard.batch(progress.step), batch, rank, size)
-            lr = optim.lr_at(progress.updates, total, config.optim) * guard.lr_scale
+        lr = optim.lr_at(progress.updates, guard.planned, config.optim) * guard.lr_scale
+        with clock("forward_backward"):
             counts, table, norm = step.gradient(run.models, optimizer, mine, head)
             loss, norm = step.agreed(table, norm, head) if guard.watches else (None, norm)
-            verdict = guard.judge(progress.step, loss, norm)
-            if verdict.update:
+        verdict = guard.judge(progress.step, loss, norm)
+        due = (progress.step + 1) % config.log.every == 0
+        if verdict.update:
+            done = {"lr": lr, "grad_norm": norm} | (norms.read() if due else {})
+            with clock("optimizer"):
                 step.update(optimizer, lr)
-                progress = progress.after(counts.tokens, counts.supervised, guard.state())
-                meter.add(counts, table, time.monotonic() - began)
-                done = {"lr": lr, "grad_norm": norm}
-            else:
-                progress = progress.after(0, 0, guard.state())
-                meter.skip(time.monotonic() - began)
-            log.spike(verdict.event, rows, guard.total)
-            last = verdict.stop is not None or progress.step == guard.total
-            if meter.table is not None and (last or progress.step % config.log.every == 0):
-                log.step({"step": progress.step} | done | meter.read() | guard.counts())
-            if held_out and (last or progress.step % config.log.valid_every == 0):
-                line = judge.report(step.evaluate(run.models, held_out, judge))
-                log.valid(progress.step, line)
-            stop = int(parallel.largest(told.number))  # all ranks hear it in the same step
+            progress = progress.after(counts.tokens, counts.supervised, guard.state())
+            meter.add(counts, table)
+        else:
+            progress = progress.after(0, 0, guard.state())
+            meter.skip()
+        log.spike(verdict.event, rows, guard.total)
+        last = verdict.stop is not None or progress.step == guard.total
+        if meter.table is not None and (last or due):
+            line = {"step": progress.step} | done | meter.read(clock.read()) | guard.counts()
+            log.step(line, meter.heat_map(progress.step, last))
+        if run.held_out and (last or progress.step % config.log.valid_every == 0):
+            with clock("validation"):
+                log.valid(progress.step, run.validate())
+        stop = int(parallel.largest(told.number))  # all ranks hear it in the same step
+        with clock("checkpoint"):
             if last or stop or progress.step % config.checkpoint.save_every == 0:
                 saver.save(progress, wait=bool(last or stop))
             saver.poll()
-            dog.beat(progress.step)
-            if verdict.stop:
-                raise FloatingPointError(verdict.stop)
-            if stop and not last:
-                said = f"{signals.name(stop)}: stopped after step {progress.step} of {guard.total}"
-                log.note(f"{said}\nthe same command goes on from here")
-                return False
+        dog.beat(progress.step)
+        if verdict.stop:
+            raise FloatingPointError(verdict.stop)
+        if stop and not last:
+            said = f"{signals.name(stop)}: stopped after step {progress.step} of {guard.total}"
+            log.note(f"{said}\nthe same command goes on from here")
+            return False
     return True
 
 

@@ -6,6 +6,9 @@ import os
 import pytest
 import torch
 
+from megatron_ring import parallel, platform
+from megatron_ring.config import ParallelConfig
+
 if not torch.cuda.is_available():
     # Triton reads it when it first sees a kernel: its interpreter runs them on a CPU.
     os.environ["TRITON_INTERPRET"] = "1"
@@ -55,3 +58,10 @@ def pack_sums(folder, name, numbers):
     )
     pack(config)
     return folder / name
+
+
+@pytest.fixture
+def alone():
+    """Process groups of one process."""
+    with parallel.process_groups(ParallelConfig(), platform.prepare(), seed=1):
+        yield

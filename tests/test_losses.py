@@ -255,7 +255,7 @@ def test_one_source_is_not_listed_twice():
 
 
 def test_domains_are_reported_beside_the_sources():
-    """Pairs of (source, domain) (0, maths), (1, code), (0, none); oracle: the tokens chosen here."""
+    """Pairs of (0, maths), (1, code), (0, none); oracle: sums over the tokens chosen here."""
     logits, reference, labels, mask, form = random_row()
     row = documents(mask, form, torch.zeros(len(mask)), domains=[0, 1, -1])
     logp = logp_of(logits, labels, mask)

@@ -1,15 +1,13 @@
 """FLOPs by hand and against published sizes, expert load by counting, and what a log holds."""
 
-import json
-import struct
-import time
+import math
 
 import numpy as np
 import pytest
 import torch
-from wandb.proto.wandb_internal_pb2 import Record
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_ring import config, losses, metrics, parallel, platform, step
+from megatron_ring import config, losses, metrics, step
 from megatron_ring.config import Config, ModelConfig
 from megatron_ring.data.rows import make_row
 from megatron_ring.model import weights
@@ -42,13 +40,6 @@ HEAD = losses.SFT(["all"])
 
 def load(*overrides):
     return config.load(Config, [], [f"model.hf_config={TINY}", *overrides])
-
-
-@pytest.fixture
-def alone():
-    """Process groups of one process."""
-    with parallel.process_groups(load().parallel, platform.prepare(), seed=1):
-        yield
 
 
 def test_ling_lite_has_its_published_size():
@@ -107,7 +98,7 @@ def test_expert_load_is_what_an_independent_count_says(alone):
             visits = experts.numpy()[: row.num_tokens].ravel()
             expected[layer - 1] += np.bincount(visits, minlength=8)
     table = metrics.router_table(stages, made.model)
-    assert table[:, :-2].tolist() == expected.tolist()
+    assert table[:, :-3].tolist() == expected.tolist()
     assert expected.sum() == 2 * 3 * tokens  # two routed layers, three experts a token
     got = metrics.expert_metrics(table, made.model, tokens)
     ratios = expected[1:].max(1) / expected[1:].mean(1)
@@ -119,12 +110,20 @@ def test_expert_load_is_what_an_independent_count_says(alone):
 
 
 def test_balance_by_hand():
-    """Loads (4, 0) and (1, 3): max/mean 2 and 1.5; aux and z per token, a mean over layers."""
-    table = torch.tensor([[4.0, 0, 20, 2], [1, 3, 10, 4]], dtype=torch.float64)
+    """Loads (4, 0) and (1, 3): max/mean 2 and 1.5; aux, z and entropy per token and layer.
+
+    A softmax over two experts that is sure has entropy 0, one that is not has ln 2; of the visits,
+    the first layer's distribution has 0, the second's the entropy of a quarter.
+    """
+    sums = [[4.0, 0, 20, 2, 0], [1, 3, 10, 4, 10 * math.log(2)]]
+    table = torch.tensor(sums, dtype=torch.float64)
+    quarter = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
     model = load("model.num_hidden_layers=2", "model.num_experts=2", "model.num_experts_per_tok=1")
     assert metrics.expert_metrics(table, model.model, tokens=10) == {
         "aux_loss": 1.5,
         "z_loss": pytest.approx(0.3),
+        "router_entropy": pytest.approx(0.5),
+        "load_entropy": pytest.approx(quarter / 2),
         "load_max_over_mean": 1.75,
         "load_worst_layer": 2.0,
         "dead_experts": 1,
@@ -136,25 +135,77 @@ def test_a_log_line_covers_all_steps_since_the_last(alone):
     made = load("log.peak_tflops=2")
     meter = metrics.Meter(made, [], HEAD)
     first, second = Counts((10,), 10, 40, 800), Counts((30,), 30, 60, 1200)
-    meter.add(first, torch.tensor([[20.0, 10.0]]), seconds=0.5)
-    meter.add(second, torch.tensor([[100.0, 30.0]]), seconds=1.5)
-    line = meter.read()
+    meter.add(first, torch.tensor([[20.0, 10.0]]))
+    meter.add(second, torch.tensor([[100.0, 30.0]]))
+    line = meter.read({"data": 0.25, "forward_backward": 1.5, "optimizer": 0.25, "other": 8.0})
     flops = sum(metrics.train_flops(made.model, counts) for counts in (first, second))
     assert line["loss"] == 120 / 40
     assert (line["tokens"], line["supervised"], line["step_seconds"]) == (100, 40, 1.0)
-    assert line["tokens_per_second"] == 50.0
+    assert line["tokens_per_second"] == line["tokens_per_second_per_device"] == 50.0
+    assert (line["seconds/forward_backward"], line["seconds/other"]) == (0.75, 4.0)
     assert line["tflops_per_device"] == pytest.approx(flops / 2 / 1e12)
     assert line["mfu"] == pytest.approx(flops / 2 / 2e12)
     assert line["memory_gib"] > 0.05
-    meter.add(first, torch.tensor([[5.0, 10.0]]), seconds=0.25)
-    line = meter.read()
+    meter.add(first, torch.tensor([[5.0, 10.0]]))
+    line = meter.read({"forward_backward": 0.25})
     assert (line["loss"], line["tokens"], line["step_seconds"]) == (0.5, 40, 0.25)
 
 
 def test_without_a_known_peak_there_is_no_mfu(alone):
     meter = metrics.Meter(load(), [], HEAD)
-    meter.add(Counts((1,), 1, 1, 1), torch.tensor([[1.0, 1.0]]), seconds=1.0)
-    assert "mfu" not in meter.read()
+    meter.add(Counts((1,), 1, 1, 1), torch.tensor([[1.0, 1.0]]))
+    assert "mfu" not in meter.read({"data": 1.0})
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device: a number, or a copy to the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten._to_copy.default)
+        self.count += func in waits
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device_between_log_lines(alone):
+    """Adding and skipping steps brings no number to the host; reading does."""
+    made = load("loss.aux_coeff=0.1")
+    stages = build_stages(made, torch.float32, torch.device("cpu"))
+    weights.load_first(made, stages)
+    row = make_row(random_documents(5, 384, 1), 256, pad_id=0)
+    stages[0](**step.to_device(row, torch.device("cpu"))).sum().backward()
+    meter, counts = metrics.Meter(made, stages, HEAD), Counts((1,), 1, 40, 800)
+    with Waits() as waits:
+        for _ in range(3):
+            meter.add(counts, torch.tensor([[1.0, 1.0]]))
+            meter.skip()
+        assert waits.count == 0
+        meter.read({"data": 1.0})
+        assert waits.count > 0
+
+
+def test_the_heat_map_holds_all_visits_since_the_last(alone):
+    """Two log lines, then the map: multiples of a fair share of both lines' visits."""
+    made = load("log.heat_map_every=2", "model.first_k_dense_replace=1")
+    (stage,) = stages = build_stages(made, torch.float32, torch.device("cpu"))
+    weights.load_first(made, stages)
+    meter, counts = metrics.Meter(made, stages, HEAD), Counts((1,), 1, 40, 800)
+    expected, maps = np.zeros((2, 8)), []
+    for number in (1, 2, 3):
+        row = make_row(random_documents(5, 384, number), 256, pad_id=0)
+        stage.router_loss.record = {}
+        stage(**step.to_device(row, torch.device("cpu"))).sum().backward()
+        for layer, [experts] in stage.router_loss.record.items():
+            visits = experts.numpy()[: row.num_tokens].ravel()
+            expected[layer - 2] += np.bincount(visits, minlength=8) * (number < 3)
+        meter.add(counts, torch.tensor([[1.0, 1.0]]))
+        meter.read({"data": 1.0})
+        maps.append(meter.heat_map(number, last=False))
+    assert maps[0] is None and maps[2] is None
+    fair = expected / expected.mean(1, keepdims=True)
+    np.testing.assert_allclose(maps[1], fair, rtol=6e-3)  # three digits
+    assert meter.heat_map(3, last=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -173,116 +224,3 @@ def test_peaks_are_of_modules_that_are_known(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     assert metrics.peak_tflops(load()) == peak
     assert metrics.peak_tflops(load("log.peak_tflops=5")) == 5
-
-
-LINE = {"loss": 2.5, "lr": 1e-3, "grad_norm": 1.25, "step_seconds": 0.5, "aux_loss": 1.0}
-LINE |= {"tokens_per_second": 1234.0, "load_max_over_mean": 1.5, "memory_gib": 2.0}
-
-
-def test_lines_to_be_run_again_are_forgotten(alone, tmp_path, capsys):
-    """A run killed after step 5 (in the middle of a line) resumes from the checkpoint of 3."""
-    file = tmp_path / "metrics.jsonl"
-    with metrics.writer(load(f"run.dir={tmp_path}", "log.wandb=disabled"), 9, 0) as log:
-        log.valid(0, {"loss": 6.0, "supervised": 100})
-        for done in range(1, 6):
-            log.step({"step": done} | LINE)
-        log.valid(5, {"loss": 5.0, "supervised": 100})
-    file.write_text(file.read_text() + '{"step": 6, "lo')
-    with metrics.writer(load(f"run.dir={tmp_path}", "log.wandb=disabled"), 9, 3) as log:
-        log.step({"step": 4} | LINE | {"loss": 9.0})
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
-    assert lines[0] == {"step": 0, "valid_loss": 6.0, "valid_supervised": 100}
-    assert [(line["step"], line.get("loss")) for line in lines[1:]] == [
-        (1, 2.5),
-        (2, 2.5),
-        (3, 2.5),
-        (4, 9.0),
-    ]
-    assert "step 0: held out, loss 6.0000" in capsys.readouterr().out
-
-
-def wandb_log(file):
-    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB) after seven bytes."""
-    data, at, record = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B", data[:7]
-    while at < len(data):
-        left = 32768 - at % 32768
-        if left < 7:  # no room for another head: the block ends in zeros
-            at += left
-            continue
-        _checksum, length, kind = struct.unpack_from("<IHB", data, at)
-        record += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
-            yield Record.FromString(record)
-            record = b""
-
-
-def wandb_runs(folder):
-    """(run id, config, history) of every offline run below a folder, oldest first."""
-    runs = []
-    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
-        run_id, settings, history = None, {}, []
-        for record in wandb_log(file):
-            if record.HasField("run"):
-                run_id = record.run.run_id
-                for item in record.run.config.update:
-                    settings[item.key] = json.loads(item.value_json)
-            if record.HasField("history"):
-                items = record.history.item
-                keys = {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
-                history.append(keys)
-        runs.append((run_id, settings, history))
-    return runs
-
-
-def test_wandb_offline_for_real(alone, tmp_path, monkeypatch):
-    """Without login or network: wandb's own messages hold config and history, under one id.
-
-    No secret of the environment is in any file of the run folder.
-    """
-    secrets = {"WANDB_API_KEY": "5ec2e7" * 6 + "abcd", "HUB_TOKEN": "hub-t0ken-in-the-environment"}
-    for name, value in secrets.items():
-        monkeypatch.setenv(name, value)
-    made = load(f"run.dir={tmp_path / 'run'}", "log.wandb=offline", "optim.lr=0.125")
-    (tmp_path / "run").mkdir()
-    for done in (1, 2):
-        with metrics.writer(made, 9, done - 1) as log:
-            log.step({"step": done} | LINE | {"loss": 3.0 - done})
-
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:  # wandb's own process may still be writing
-        first, second = wandb_runs(tmp_path / "run")
-        if first[2] and second[2]:
-            break
-        time.sleep(0.2)
-    assert first[0] == second[0] == (tmp_path / "run/wandb_id").read_text()
-    for _, settings, _ in (first, second):
-        assert settings["optim"]["lr"] == 0.125
-        assert settings["model"]["num_experts"] == 8
-    assert [line["loss"] for line in first[2]] == [2.0]
-    assert [(line["_step"], line["loss"], line["lr"]) for line in second[2]] == [(2, 1.0, 1e-3)]
-
-    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert any(path.suffix == ".wandb" for path in files)
-    for path in files:
-        for secret in secrets.values():
-            assert secret.encode() not in path.read_bytes(), path
-
-
-def test_auto_is_offline_without_a_login(alone, tmp_path, monkeypatch):
-    import wandb
-
-    modes = []
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` leaves its .netrc
-    monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
-    metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
-    netrc = tmp_path / ".netrc"
-    netrc.write_text("machine api.wandb.ai\n  login user\n  password a-key\n")
-    netrc.chmod(0o600)
-    metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    metrics._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
-    assert modes == ["offline", "online", "offline"]
-    assert metrics._start_wandb(load("log.wandb=disabled")) is None

@@ -17,7 +17,7 @@ MAY_PICKLE = {"megatron_ring/convert/torch_dist.py"}
 # Nothing imports a part below it. A leaf knows config and libraries; layer 1 also kernels; layer 2
 # has an order of its own, because saving, stepping and measuring are done to a model.
 LEAVES = {"config", "kernels", "convert", "curation", "evaluation", "effects", "signals"}
-LAYER_1 = {"data", "losses", "parallel", "optim", "platform", "spikes", "watchdog"}
+LAYER_1 = {"data", "losses", "parallel", "optim", "platform", "spikes", "stopwatch", "watchdog"}
 LAYER_2 = {
     "model": set(),
     "step": {"model"},
@@ -26,6 +26,9 @@ LAYER_2 = {
     "checkpoint": {"model", "writing", "recovery"},
     "saving": {"model", "checkpoint"},
     "metrics": {"model", "step"},
+    "gradient_norms": set(),
+    "trackers": set(),
+    "journal": {"trackers"},
     "reference": {"model", "step"},
 }
 MAY_IMPORT = (
@@ -45,6 +48,7 @@ KNOWS_MEGATRON = {
     "checkpoint",
     "saving",
     "step",
+    "gradient_norms",
     "planner",
     "train",
 }

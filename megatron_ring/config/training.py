@@ -301,6 +301,9 @@ class CheckpointConfig(Part):
 class LogConfig(Part):
     every: PositiveInt = Field(1, description="steps between log lines")
     valid_every: PositiveInt = Field(200, description="steps between validations")
+    heat_map_every: PositiveInt = Field(
+        100, description="steps between heat maps of layers × experts; 9 KB each for Ling-Lite"
+    )
     peak_tflops: PositiveFloat | None = Field(
         None, description="dense peak of one device for MFU; known for A100, H100, H200"
     )
@@ -308,6 +311,7 @@ class LogConfig(Part):
         "auto", description="auto: online with a login, else offline"
     )
     project: str = "megatron-ring"
+    tensorboard: bool = Field(False, description="write RUN/tensorboard as well")
 
 
 class RunConfig(Part):

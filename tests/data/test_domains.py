@@ -1,4 +1,4 @@
-"""Domains of the taxonomy: a column of the samples, carried into rows, and no part of what is learnt."""
+"""Domains of the taxonomy: a column of the samples, carried into rows; nothing is learnt of it."""
 
 import pytest
 

@@ -17,6 +17,7 @@ from megatron_ring import config as configuration
 from megatron_ring import losses, metrics, optim, parallel, platform, reference, step
 from megatron_ring.config import Config
 from megatron_ring.data.rows import Document, Row, make_row
+from megatron_ring.gradient_norms import GradientNorms
 from megatron_ring.model import context, weights
 from megatron_ring.model.ling import LingModel, build_stages
 from tests import ranks
@@ -68,7 +69,8 @@ def measure(
         "nll": results[0]["report"]["loss"],
         "report": results[0]["report"],
         "sums": {i: sums for r in last for i, sums in r["sums"].items()},
-        "grad_norm": results[0]["grad_norm"],
+        "grad_norm": results[0]["norms"]["grad_norm"],
+        "norms": results[0]["norms"],
         "router": results[0]["router"],
         "gradients": assemble([part for r in results for part in r["gradients"]]),
         # rows are dealt round robin to the data ranks; tensor-parallel ranks all know the same
@@ -136,7 +138,7 @@ def _measure(
         return {
             "report": report,
             "sums": sums,
-            "grad_norm": _grad_norm(config, overrides, rows, row_tokens, device),
+            "norms": _norms(config, overrides, rows, row_tokens, device),
             "router": router,
             "gradients": gradients(stages),
             "last_stage": parallel.is_last_stage(),
@@ -148,8 +150,10 @@ def _measure(
         }
 
 
-def _grad_norm(config: Config, overrides: list, rows: list, row_tokens: int, device: Any) -> float:
-    """The norm that the real step computes, from a model of its own."""
+def _norms(
+    config: Config, overrides: list, rows: list, row_tokens: int, device: Any
+) -> dict[str, float]:
+    """The norms that the real step computes, of all and by part, from a model of its own."""
     stages = build_stages(config, torch.float32, device)
     weights.load_first(config, stages)
     models = optim.wrap(stages, config.parallel)
@@ -157,8 +161,8 @@ def _grad_norm(config: Config, overrides: list, rows: list, row_tokens: int, dev
     rank, size = parallel.data_rank(), parallel.data_size()
     own = [lay(documents, row_tokens) for documents in rows[rank::size]]
     head = losses.head(config.loss, SOURCES)
-    _, _, norm = step.train_step(models, optimizer, own, lr=0.0, head=head)
-    return norm
+    _, _, norm = step.gradient(models, optimizer, own, head)
+    return {"grad_norm": norm} | GradientNorms(models, optimizer).read()
 
 
 def _score_logits(stages: list[LingModel], rows: list) -> list[torch.Tensor]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_ring.gradient_norms import part_of
 from tests.model.layouts import GOLDEN, assert_same_gradients, measure, random_documents
 
 TINY = [f"model.hf_config={GOLDEN / 'ling_lite_tiny'}", "model.initializer_range=0.05"]
@@ -51,6 +52,13 @@ def test_gradients_do_not_depend_on_packing_micro_batches_or_ranks(
     assert ours["nll"] == pytest.approx(oracle["nll"], abs=1e-5)
     assert ours["grad_norm"] == pytest.approx(oracle["grad_norm"], rel=1e-5)
     assert_same_gradients(ours["gradients"], oracle["gradients"])
+    squares = {}
+    for name, gradient in oracle["gradients"].items():
+        key = f"grad_norm/{part_of(name)}"
+        squares[key] = squares.get(key, 0.0) + float(gradient.double().square().sum())
+    said = {key: norm for key, norm in ours["norms"].items() if "/" in key}
+    assert said == pytest.approx({key: square**0.5 for key, square in squares.items()}, rel=1e-5)
+    assert len(said) == 7  # all but dense MLPs
 
 
 def test_aux_loss_has_its_true_weight_on_every_layout(tmp_path):
@@ -111,7 +119,7 @@ def test_padding_changes_neither_balance_nor_load(tmp_path):
         for size in (384, 512)
     )
     tokens = sum(len(tokens) for tokens, _ in DOCUMENTS)
-    assert tight["router"][:, :-2].sum(1).tolist() == [3 * tokens] * 3  # K = 3 experts a token
+    assert tight["router"][:, :-3].sum(1).tolist() == [3 * tokens] * 3  # K = 3 experts a token
     torch.testing.assert_close(tight["router"], loose["router"])
     assert_same_gradients(tight["gradients"], loose["gradients"])
 

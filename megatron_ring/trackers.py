@@ -1,0 +1,132 @@
+"""Where a run's numbers go beside its own folder: wandb and TensorBoard, under the same keys."""
+
+import importlib.util
+import netrc
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+import numpy as np
+from matplotlib import colormaps
+
+from megatron_ring.config import Config, ConfigError
+
+CELL = 8  # pixels of an expert in a heat map, each way
+MOST = 4.0  # times a fair share where the colours end, up and down
+
+
+class Tracker(Protocol):
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Numbers of one step; a step may come in several calls."""
+
+    def picture(self, step: int, name: str, fair: list[list[float]]) -> None:
+        """A heat map of layers × experts, in multiples of a fair share."""
+
+    def close(self) -> None:
+        """Wait until all is written."""
+
+
+def check(config: Config) -> None:
+    """ConfigError when a package is missing."""
+    if config.log.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "log.tensorboard=true needs a package that is not installed: pip install tensorboard"
+        )
+
+
+def opened(config: Config, resumed_step: int) -> list[Tracker]:
+    """Those that are switched on; earlier steps than the next to come are kept."""
+    found: list[Tracker] = []
+    if config.log.wandb != "disabled":
+        found.append(Wandb(config))
+    if config.log.tensorboard:
+        found.append(TensorBoard(config, resumed_step))
+    return found
+
+
+class Wandb:
+    """A wandb run, online with a login; a resumed run goes on under the same id.
+
+    Steps that a killed run had logged and that run again are the same but for their times: wandb
+    keeps the first, or both.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.run = _start_wandb(config)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        self.run.log(numbers, step=step)
+
+    def picture(self, step: int, name: str, fair: list[list[float]]) -> None:
+        import wandb
+
+        said = (
+            f"rows are layers, columns experts; fair share in the middle, × 1/{MOST:g} to {MOST:g}"
+        )
+        self.run.log({name: wandb.Image(coloured(fair), caption=said)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard; of steps that run again the later ones count."""
+
+    def __init__(self, config: Config, resumed_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = Path(config.run.dir) / "tensorboard"
+        self.writer = SummaryWriter(str(folder), purge_step=resumed_step + 1)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, fair: list[list[float]]) -> None:
+        self.writer.add_image(name, coloured(fair), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def coloured(fair: list[list[float]]) -> np.ndarray:
+    """uint8 [layers × CELL, experts × CELL, 3]: blue below, white at, red above a fair share."""
+    logs = np.log(np.maximum(np.array(fair), 1e-9)) / np.log(MOST)  # -1 to 1 is what can be told
+    colours = colormaps["RdBu_r"](np.clip(0.5 + logs / 2, 0, 1))[..., :3]
+    return (colours * 255).astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
+
+
+def _has_wandb_login() -> bool:
+    """Is there a key in the environment or, where `wandb login` puts it, in ~/.netrc?"""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _start_wandb(config: Config) -> Any:
+    """A wandb run that resumes under the same id."""
+    import wandb
+
+    mode = config.log.wandb
+    if mode == "auto":
+        mode = "online" if _has_wandb_login() else "offline"
+    folder = Path(config.run.dir)
+    id_file = folder / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4))
+    return wandb.init(
+        project=config.log.project,
+        name=config.run.name or folder.name,
+        id=id_file.read_text().strip(),
+        resume="allow",
+        mode=mode,
+        dir=str(folder),
+        config=config.model_dump(),
+        settings=wandb.Settings(silent=True, console="off"),
+    )

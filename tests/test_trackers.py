@@ -1,0 +1,156 @@
+"""wandb offline and TensorBoard for real: what they have written is read back."""
+
+import json
+import struct
+import time
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
+
+from megatron_ring import journal, trackers
+from megatron_ring.config import ConfigError
+from tests.test_journal import LINE
+from tests.test_metrics import load
+
+
+def wandb_log(file):
+    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB) after seven bytes."""
+    data, at, record = file.read_bytes(), 7, b""
+    assert data[:4] == b":W&B", data[:7]
+    while at < len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # no room for another head: the block ends in zeros
+            at += left
+            continue
+        _checksum, length, kind = struct.unpack_from("<IHB", data, at)
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield Record.FromString(record)
+            record = b""
+
+
+def wandb_runs(folder):
+    """(run id, config, history) of every offline run below a folder, oldest first."""
+    runs = []
+    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        run_id, settings, history = None, {}, []
+        for record in wandb_log(file):
+            if record.HasField("run"):
+                run_id = record.run.run_id
+                for item in record.run.config.update:
+                    settings[item.key] = json.loads(item.value_json)
+            if record.HasField("history"):
+                items = record.history.item
+                keys = {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+                history.append(keys)
+        runs.append((run_id, settings, history))
+    return runs
+
+
+def test_wandb_offline_for_real(alone, tmp_path, monkeypatch):
+    """Without login or network: wandb's own messages hold config and history, under one id.
+
+    No secret of the environment is in any file of the run folder.
+    """
+    secrets = {"WANDB_API_KEY": "5ec2e7" * 6 + "abcd", "HUB_TOKEN": "hub-t0ken-in-the-environment"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    made = load(f"run.dir={tmp_path / 'run'}", "log.wandb=offline", "optim.lr=0.125")
+    (tmp_path / "run").mkdir()
+    for done in (1, 2):
+        with journal.opened(made, 9, done - 1) as log:
+            log.step({"step": done} | LINE | {"loss": 3.0 - done})
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # wandb's own process may still be writing
+        first, second = wandb_runs(tmp_path / "run")
+        if first[2] and second[2]:
+            break
+        time.sleep(0.2)
+    assert first[0] == second[0] == (tmp_path / "run/wandb_id").read_text()
+    for _, settings, _ in (first, second):
+        assert settings["optim"]["lr"] == 0.125
+        assert settings["model"]["num_experts"] == 8
+    assert [line["loss"] for line in first[2]] == [2.0]
+    assert [(line["_step"], line["loss"], line["lr"]) for line in second[2]] == [(2, 1.0, 1e-3)]
+
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    for path in files:
+        for secret in secrets.values():
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_auto_is_offline_without_a_login(alone, tmp_path, monkeypatch):
+    import wandb
+
+    modes = []
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` leaves its .netrc
+    monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
+    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine api.wandb.ai\n  login user\n  password a-key\n")
+    netrc.chmod(0o600)
+    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    assert modes == ["offline", "online", "offline"]
+    assert trackers.opened(load("log.wandb=disabled"), 0) == []
+
+
+def test_the_heat_map_is_a_picture_in_wandb(alone, tmp_path):
+    made = load(f"run.dir={tmp_path / 'run'}", "log.wandb=offline")
+    (tmp_path / "run").mkdir()
+    with journal.opened(made, 1, 0) as log:
+        log.step({"step": 1} | LINE, [[1.0, 0.25, 4.0]] * 2)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        [(_, _, history)] = wandb_runs(tmp_path / "run")
+        if any("expert_load.path" in line for line in history):
+            break
+        time.sleep(0.2)
+    [picture] = [line for line in history if "expert_load.path" in line]
+    assert (picture["expert_load.width"], picture["expert_load.height"]) == (24, 16)
+    [file] = (tmp_path / "run").rglob(picture["expert_load.path"])
+    assert file.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_colours_by_hand():
+    """A fair share is white, four times one deep red, nothing deep blue; a cell is 8 × 8 pixels."""
+    image = trackers.coloured([[1.0, 4.0], [100.0, 0.0]])
+    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
+    white, red = image[0, 0].astype(int), image[0, 15].astype(int)
+    assert white.min() > 240
+    assert red[0] > red[2] + 50 and image[15, 15][2] > image[15, 15][0] + 50
+    assert np.array_equal(image[0, 15], image[15, 0])  # beyond the scale: its end
+
+
+def test_tensorboard_holds_each_step_once(alone, tmp_path):
+    """Killed after step 5, resumed from 3 with other numbers: the later ones count."""
+    made = load(f"run.dir={tmp_path}", "log.wandb=disabled", "log.tensorboard=true")
+    with journal.opened(made, 9, 0) as log:
+        for done in range(1, 6):
+            log.step({"step": done} | LINE | {"loss": float(done)})
+    with journal.opened(made, 9, 3) as log:
+        for done in range(4, 7):
+            log.step({"step": done} | LINE | {"loss": 10.0 * done}, [[1.0, 2.0]])
+    events = EventAccumulator(str(tmp_path / "tensorboard"), purge_orphaned_data=True)
+    events.Reload()
+    seen = {scalar.step: scalar.value for scalar in events.Scalars("loss")}
+    assert seen == {1: 1, 2: 2, 3: 3, 4: 40, 5: 50, 6: 60}
+    assert [image.step for image in events.Images("expert_load")] == [4, 5, 6]
+
+
+def test_tensorboard_that_is_not_there_is_told(monkeypatch):
+    made = load("log.tensorboard=true")
+    trackers.check(made)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as error:
+        trackers.check(made)
+    assert str(error.value) == (
+        "log.tensorboard=true needs a package that is not installed: pip install tensorboard"
+    )
