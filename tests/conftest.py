@@ -6,14 +6,12 @@ import os
 import pytest
 import torch
 
-from megatron_ring import parallel, platform
-from megatron_ring.config import ParallelConfig
-
 if not torch.cuda.is_available():
     # Triton reads it when it first sees a kernel: its interpreter runs them on a CPU.
     os.environ["TRITON_INTERPRET"] = "1"
 
-from megatron_ring.config import PackConfig, SourceConfig
+from megatron_ring import parallel, platform
+from megatron_ring.config import PackConfig, ParallelConfig, SourceConfig
 from megatron_ring.data.build import pack
 from megatron_ring.data.tokenizer import train_sentencepiece
 
