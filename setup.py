@@ -36,7 +36,9 @@ EXTRAS = {
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
     # What tools/bench_*.py runs beside, on a GPU: the versions whose figures the README quotes.
     "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0"],
+    "tensorboard": ["tensorboard"],  # log.tensorboard; torch writes its files through it
     "dev": [
+        "tensorboard",
         "pytest",
         "pytest-xdist",
         # Tests run the kernels in its interpreter and compile them for GPUs that are not there. The
