@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ring import config as configuration
-from megatron_ring import losses, optim, parallel, platform, step
+from megatron_ring import losses, metrics, optim, parallel, platform, step, stopwatch
 from megatron_ring.config import Config, LossConfig
 from megatron_ring.data.rows import make_row
 from megatron_ring.model import weights
@@ -62,3 +62,23 @@ def test_preference_loss_and_gradient_are_those_of_the_cpu():
     for ours, again, cpu in zip(results[1], results[2], results[0], strict=True):
         torch.testing.assert_close(ours, cpu)
         assert torch.equal(ours, again)
+
+
+def test_nothing_waits_for_the_device_between_log_lines():
+    """torch itself says so: with its debug mode on, a step's measuring raises where it would wait."""
+    config = configuration.load(Config, [], [f"model.hf_config={GOLDEN / 'ling_lite_tiny'}"])
+    device = platform.prepare()
+    with parallel.process_groups(config.parallel, device, seed=1):
+        stages = build_stages(config, torch.bfloat16, device)
+        meter, clock = metrics.Meter(config, stages, losses.SFT(["all"])), stopwatch.Stopwatch()
+        table = torch.ones(1, 2, device=device)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                with clock("forward_backward"):
+                    table = table * 2
+                meter.add(step.Counts((1,), 1, 40, 800), table)
+                meter.skip()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert clock.read()["forward_backward"] > 0
