@@ -65,7 +65,7 @@ def test_preference_loss_and_gradient_are_those_of_the_cpu():
 
 
 def test_nothing_waits_for_the_device_between_log_lines():
-    """torch itself says so: with its debug mode on, a step's measuring raises where it would wait."""
+    """torch itself says so: in its debug mode, measuring raises where it would wait."""
     config = configuration.load(Config, [], [f"model.hf_config={GOLDEN / 'ling_lite_tiny'}"])
     device = platform.prepare()
     with parallel.process_groups(config.parallel, device, seed=1):
