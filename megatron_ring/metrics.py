@@ -176,11 +176,12 @@ class Meter:
         return line
 
     def heat_map(self, step: int, last: bool) -> list[list[float]] | None:
-        """The routed layers' experts since the last heat map, after `read`; None when not yet due.
+        """Visits as multiples of a fair share, [L, E], since the last map or the run's last start.
 
-        Visits as multiples of a fair share, [L, E].
+        After `read`; None when it is not yet time.
         """
-        if not (last or step - self.mapped >= self.config.log.heat_map_every):
+        every = self.config.log.heat_map_every  # the same steps after a restart
+        if not (last or step // every > self.mapped // every):
             return None
         visits, self.visits, self.mapped = self.visits, 0.0, step
         return heat_map(visits)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import torch
 
 from megatron_ring import train
+from megatron_ring.convert.torch_dist import TorchDistReader
 from tests import ranks
 
 GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
@@ -53,6 +55,16 @@ def same_losses(one, other) -> None:
     for step in a:
         for key in ("loss", "grad_norm", "lr", "aux_loss"):
             assert a[step][key] == b[step][key], (step, key)
+
+
+def same_tensors(first, second) -> dict[str, tuple[int, ...]]:
+    """Bitwise equality of everything in two checkpoints; the keys compared, with shapes."""
+    a, b = TorchDistReader(first), TorchDistReader(second)
+    assert a.keys() == b.keys()
+    for key, shape in a.keys().items():
+        zero = (0,) * len(shape)
+        assert torch.equal(a.read(key, zero, shape), b.read(key, zero, shape)), key
+    return a.keys()
 
 
 def steps(run_dir) -> list[str]:

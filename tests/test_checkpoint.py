@@ -6,19 +6,16 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from megatron_ring import checkpoint, train
 from megatron_ring.convert.folder import read_ring
-from megatron_ring.convert.torch_dist import TorchDistReader
 from megatron_ring.model import weights
 from tests import ranks
+from tests.runs import GOLDEN, lines, run, same_tensors
 
-GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
 STEPS = 6
 
 
@@ -35,25 +32,6 @@ def options(packed, run_dir, *more):
         "log.wandb=disabled",
         *more,
     ]
-
-
-def run(world_size, arguments, folder):
-    ranks.run(world_size, train.main, arguments, folder=folder)
-
-
-def lines(run_dir):
-    text = (Path(run_dir) / "metrics.jsonl").read_text()
-    return {line["step"]: line for line in map(json.loads, text.splitlines())}
-
-
-def same_tensors(first, second):
-    """Bitwise equality of everything in two checkpoints; the keys compared."""
-    a, b = TorchDistReader(first), TorchDistReader(second)
-    assert a.keys() == b.keys()
-    for key, shape in a.keys().items():
-        zero = (0,) * len(shape)
-        assert torch.equal(a.read(key, zero, shape), b.read(key, zero, shape)), key
-    return a.keys()
 
 
 @pytest.fixture(scope="module")

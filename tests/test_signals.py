@@ -1,6 +1,5 @@
 """Told to stop: at once before the first step, between two steps after; saved, and resumable."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ import pytest
 
 from megatron_ring import checkpoint, signals, step, train
 from tests import ranks
-from tests.test_checkpoint import options, same_tensors
+from tests.runs import lines, same_tensors
+from tests.test_checkpoint import options
 
 LAYOUT = ["parallel.ep=2", "optim.steps=12", "checkpoint.save_every=100"]
 
@@ -117,8 +117,7 @@ def test_one_rank_is_told_and_all_save_the_same_step(calm, packed, tmp_path, cap
     ranks.run(2, train.main, arguments, folder=tmp_path / "again")
     assert f"resuming after step {step} of 12" in capfd.readouterr().out
     same_tensors(calm / "checkpoints/step-00000012", run / "checkpoints/step-00000012")
-    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert list(lines(run)) == list(range(1, 13))
 
 
 def told_in_the_last_step(arguments: list[str]) -> int:

@@ -15,7 +15,9 @@ from megatron_ring.model import weights
 from megatron_ring.model.ling import build_stages
 from tests import ranks, test_reference
 from tests.model.layouts import random_documents
-from tests.test_checkpoint import GOLDEN, options, same_tensors
+from tests.runs import GOLDEN, same_tensors
+from tests.runs import lines as lines_of
+from tests.test_checkpoint import options
 from tests.test_metrics import HEAD, load
 
 PLAN = 10  # steps
@@ -102,7 +104,7 @@ def test_nan_in_one_ranks_gradient_loses_nothing(layout, packed, tmp_path, capfd
     stop = [*extra, "spikes.action=stop"]
     run(2, options(packed, tmp_path / "calm", *stop), tmp_path / "ranks-calm", order=order)
     same_tensors(at(tmp_path / "run", PLAN + 1), at(tmp_path / "calm", PLAN))
-    calm = {line["step"]: line for line in read(tmp_path / "calm/metrics.jsonl")}
+    calm = lines_of(tmp_path / "calm")
     lines = [line for line in read(tmp_path / "run/metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, *range(5, PLAN + 2)]
     for number, line in enumerate(lines, 1):
@@ -189,7 +191,7 @@ def test_preference_training_is_watched_too(packed, tmp_path):
     assert (kept["step"], kept["verdict"], trained["verdict"]) == (5, "kept", "trained")
     assert kept["grad_norm"] > 10 * kept["grad_norm_limit"] and kept["loss"] < kept["loss_limit"]
     assert set(kept["sources"]) <= {"general", "tags"}
-    lines = {line["step"]: line for line in read(here / "metrics.jsonl") if "loss" in line}
+    lines = lines_of(here)
     assert sorted(lines) == [1, 2, 3, 4, 6, 7]
     assert lines[trained["step"]]["loss"] == pytest.approx(trained["loss"], rel=1e-12)
 
@@ -241,10 +243,10 @@ def test_what_a_skipped_step_routed_is_forgotten():
             for number in batches:
                 counts, table, _ = step.gradient(models, optimizer, rows[abs(number)], HEAD)
                 if number < 0:
-                    meter.skip(1.0)
+                    meter.skip()
                 else:
-                    meter.add(counts, table, 1.0)
-            lines.append(meter.read())
+                    meter.add(counts, table)
+            lines.append(meter.read({"forward_backward": float(len(batches))}))
         for line in lines[1:3]:
             for key in ("loss", "tokens", "aux_loss", "z_loss", "load_max_over_mean"):
                 assert line[key] == lines[0][key], key

@@ -17,7 +17,17 @@ MAY_PICKLE = {"megatron_ring/convert/torch_dist.py"}
 # Nothing imports a part below it. A leaf knows config and libraries; layer 1 also kernels; layer 2
 # has an order of its own, because saving, stepping and measuring are done to a model.
 LEAVES = {"config", "kernels", "convert", "curation", "evaluation", "effects", "signals"}
-LAYER_1 = {"data", "losses", "parallel", "optim", "platform", "spikes", "stopwatch", "watchdog"}
+LAYER_1 = {
+    "data",
+    "losses",
+    "parallel",
+    "optim",
+    "platform",
+    "profiling",
+    "spikes",
+    "stopwatch",
+    "watchdog",
+}
 LAYER_2 = {
     "model": set(),
     "step": {"model"},
@@ -29,6 +39,8 @@ LAYER_2 = {
     "gradient_norms": set(),
     "trackers": set(),
     "journal": {"trackers"},
+    "run_folder": set(),
+    "following": {"run_folder"},
     "reference": {"model", "step"},
 }
 MAY_IMPORT = (
@@ -52,7 +64,17 @@ KNOWS_MEGATRON = {
     "planner",
     "train",
 }
-KNOWS_NO_TORCH = {"__init__", "config", "curation", "evaluation", "effects", "signals", "spikes"}
+KNOWS_NO_TORCH = {
+    "__init__",
+    "config",
+    "curation",
+    "evaluation",
+    "effects",
+    "signals",
+    "spikes",
+    "run_folder",
+    "following",
+}
 
 
 def imports(tree: ast.AST) -> list[str]:

@@ -40,6 +40,9 @@ def route_kernel(
     scores, lse = _softmax(logits, t, T, E, BT, BE)
     is_padding = tl.load(padding + t, mask=t < T, other=1) != 0
     real = tl.where(is_padding, 0.0, 1.0)
+    inside = (t < T)[:, None] & (e < E)[None, :]
+    x = tl.load(logits + t[:, None] * E + e[None, :], mask=inside, other=0.0)
+    entropy = lse - tl.sum(scores * x, axis=1)  # -Σ p log p, and log p = logit - lse
     left = tl.where((e < E)[None, :], scores, -1.0)
     visits = tl.zeros((BT, BE), tl.float32)
     prob, chosen = tl.zeros((BT, BK), tl.float32), tl.zeros((BT, BK), tl.int32)
@@ -63,9 +66,6 @@ def route_kernel(
     inside = (t < T)[:, None] & (k < K)[None, :]
     tl.store(prob_TK + at, prob, mask=inside)
     tl.store(experts_TK + at, chosen.to(tl.int64), mask=inside)
-    inside = (t < T)[:, None] & (e < E)[None, :]
-    x = tl.load(logits + t[:, None] * E + e[None, :], mask=inside, other=0.0)
-    entropy = lse - tl.sum(scores * x, axis=1)  # -Σ p log p, and log p = logit - lse
     sums = sums_BS + tl.program_id(0) * (2 * E + 2)
     tl.store(sums + e, tl.sum(visits * real[:, None], axis=0), mask=e < E)
     tl.store(sums + E + e, tl.sum(scores * real[:, None], axis=0), mask=e < E)

@@ -12,7 +12,8 @@ import pytest
 from megatron_ring import train
 from tests import ranks
 from tests.launch.cluster import PATIENCE_SECONDS, ROOT
-from tests.test_checkpoint import options, same_tensors
+from tests.runs import same_tensors
+from tests.test_checkpoint import options
 
 FAKES = {
     "srun": 'echo "srun $*"; [ -z "${TERM_FIRST:-}" ] || kill -TERM $PPID; exit "${STATUS:-0}"',

@@ -8,7 +8,8 @@ import pytest
 from megatron_ring import train
 from tests import ranks
 from tests.launch import cluster
-from tests.test_checkpoint import GOLDEN, options, same_tensors
+from tests.runs import GOLDEN, same_tensors
+from tests.test_checkpoint import options
 from tests.test_reference import pack_pairs
 
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=str(cluster.missing()))
