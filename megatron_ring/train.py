@@ -97,10 +97,11 @@ def open_rows(config: Config) -> Rows:
 def check_start(config: Config, rows: Rows, device: torch.device) -> None:
     """ConfigError when a backend cannot run here, when run.init_from holds no weights or others
     than the model's, when run.dir holds another run, or scores were made in another dtype."""
-    from megatron_ring import checkpoint, reference, trackers
+    from megatron_ring import checkpoint, profiling, reference, trackers
     from megatron_ring.model import ling, weights
 
     trackers.check(config)
+    profiling.check(config.profile, parallel.world_size())
     dtype = platform.dtype(config.run.dtype)
     ling.choose_kernels(config, dtype, device)
     resuming = checkpoint.check_start(config, rows.fingerprint)
@@ -240,21 +241,29 @@ def train(
     config: Config, rows: Rows, device: torch.device, told: Told, dog: watchdog.Watchdog
 ) -> bool:
     """The run around its loop. False when told to stop before its end."""
-    from megatron_ring import journal, saving
+    from megatron_ring import journal, profiling, saving
 
     run = build(config, rows, device)
     dog.beat(run.progress.step)
     with (
         journal.opened(config, run.guard.total, run.progress.step) as log,
         saving.Saver(config, run.stages, run.optimizer, rows, log.saved) as saver,
+        profiling.Profiler(config.profile, config.run.dir, log.note) as profiler,
     ):
         introduce(config, rows, device, run, log)
         told.begin()
-        return loop(config, rows, run, log, saver, told, dog)
+        return loop(config, rows, run, log, saver, profiler, told, dog)
 
 
 def loop(
-    config: Config, rows: Rows, run: Run, log: Any, saver: Any, told: Told, dog: watchdog.Watchdog
+    config: Config,
+    rows: Rows,
+    run: Run,
+    log: Any,
+    saver: Any,
+    profiler: Any,
+    told: Told,
+    dog: watchdog.Watchdog,
 ) -> bool:
     """Step after step: every effect is a line of this function. False when told to stop."""
     from megatron_ring import metrics, optim, step, stopwatch
@@ -265,6 +274,7 @@ def loop(
     meter = metrics.Meter(config, run.stages, head, progress.step)
     clock, norms = stopwatch.Stopwatch(), GradientNorms(run.models, optimizer)
     while progress.step < guard.total:
+        profiler.step(progress.step + 1)
         with clock("data"):
             mine = rows.at_step(guard.batch(progress.step), batch, rank, size)
         lr = optim.lr_at(progress.updates, guard.planned, config.optim) * guard.lr_scale

@@ -4,7 +4,6 @@ python tools/plot_loss.py runs/quickstart/stage1
 python tools/plot_loss.py runs/a runs/b --output compared.png
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,30 +15,7 @@ import typer
 matplotlib.use("Agg")  # draws without a screen
 import matplotlib.pyplot as plt  # noqa: E402
 
-Curve = tuple[list[int], list[float]]  # steps, values
-
-
-def read(run: Path) -> list[dict[str, float]]:
-    """Lines of RUN/metrics.jsonl; ValueError names the file and line of one that is damaged.
-
-    A last line without its line break is what a killed run leaves, and is not read.
-    """
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        raise ValueError(f"{run} is not the folder of a run: there is no {file}")
-    text = file.read_text(encoding="utf-8")
-    lines = []
-    for number, line in enumerate(text.split("\n")[:-1], 1):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: not JSON: {error}") from None
-    return lines
-
-
-def curve(lines: list[dict[str, float]], key: str) -> Curve:
-    found = [(int(line["step"]), line[key]) for line in lines if key in line]
-    return [step for step, _ in found], [value for _, value in found]
+from megatron_ring.run_folder import Line, curve, read_lines  # noqa: E402
 
 
 def smooth(values: list[float], window: int) -> np.ndarray:
@@ -50,7 +26,7 @@ def smooth(values: list[float], window: int) -> np.ndarray:
     return (total[end] - total[start]) / (end - start)
 
 
-def plot(runs: dict[str, list[dict[str, float]]], output: Path) -> None:
+def plot(runs: dict[str, list[Line]], output: Path) -> None:
     """Write the PNG: training loss faint and smoothed, held-out points, learning rate below."""
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=[4, 1], layout="constrained"
@@ -73,7 +49,7 @@ def plot(runs: dict[str, list[dict[str, float]]], output: Path) -> None:
     plt.close(figure)
 
 
-def summary(lines: list[dict[str, float]]) -> str:
+def summary(lines: list[Line]) -> str:
     """First and last values of the losses; ValueError when there is no step to speak of."""
     steps, loss = curve(lines, "loss")
     if not steps:
@@ -95,7 +71,7 @@ def main(
     read_runs = {}
     for run in runs:
         try:
-            read_runs[str(run)] = read(run)
+            read_runs[str(run)] = read_lines(run)
             print(f"{run}: {summary(read_runs[str(run)])}")
         except ValueError as error:
             sys.exit(str(error) if str(run) in str(error) else f"{run}: {error}")

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from megatron_ring.config.base import Part
+from megatron_ring.config.profile import ProfileConfig
 from megatron_ring.config.spikes import SpikesConfig
 
 
@@ -344,4 +345,5 @@ class Config(Part):
     attention: AttentionConfig = AttentionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    profile: ProfileConfig = ProfileConfig()
     run: RunConfig = RunConfig()
