@@ -26,6 +26,7 @@ REQUIRED = [
     "safetensors",
     "xxhash",  # checksums of checkpoints; datasets brings it along
     "matplotlib",
+    "plotly>=7.1",  # tools/report.py; its script is put into the page
     "wandb",
 ]
 
@@ -37,8 +38,11 @@ EXTRAS = {
     # What tools/bench_*.py runs beside, on a GPU: the versions whose figures the README quotes.
     "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0"],
     "tensorboard": ["tensorboard"],  # log.tensorboard; torch writes its files through it
+    "dashboard": ["wandb-workspaces>=0.4.13"],  # tools/make_dashboard.py
     "dev": [
         "tensorboard",
+        "wandb-workspaces>=0.4.13",
+        "selenium>=4.51",  # opens the report in Debian's Chromium
         "pytest",
         "pytest-xdist",
         # Tests run the kernels in its interpreter and compile them for GPUs that are not there. The
@@ -56,6 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_ring", "megatron_ring.*"]),
+    package_data={"megatron_ring.report": ["*.js", "*.css"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
 )

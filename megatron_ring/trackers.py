@@ -98,7 +98,7 @@ def coloured(fair: list[list[float]]) -> np.ndarray:
     return (colours * 255).astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
 
 
-def _has_wandb_login() -> bool:
+def has_wandb_login() -> bool:
     """Is there a key in the environment or, where `wandb login` puts it, in ~/.netrc?"""
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -115,7 +115,7 @@ def _start_wandb(config: Config) -> Any:
 
     mode = config.log.wandb
     if mode == "auto":
-        mode = "online" if _has_wandb_login() else "offline"
+        mode = "online" if has_wandb_login() else "offline"
     folder = Path(config.run.dir)
     id_file = folder / "wandb_id"
     if not id_file.exists():

@@ -16,7 +16,16 @@ MAY_PICKLE = {"megatron_ring/convert/torch_dist.py"}
 
 # Nothing imports a part below it. A leaf knows config and libraries; layer 1 also kernels; layer 2
 # has an order of its own, because saving, stepping and measuring are done to a model.
-LEAVES = {"config", "kernels", "convert", "curation", "evaluation", "effects", "signals"}
+LEAVES = {
+    "config",
+    "kernels",
+    "convert",
+    "curation",
+    "evaluation",
+    "effects",
+    "run_folder",
+    "signals",
+}
 LAYER_1 = {
     "data",
     "losses",
@@ -39,8 +48,7 @@ LAYER_2 = {
     "gradient_norms": set(),
     "trackers": set(),
     "journal": {"trackers"},
-    "run_folder": set(),
-    "following": {"run_folder"},
+    "following": set(),
     "reference": {"model", "step"},
 }
 MAY_IMPORT = (
@@ -50,6 +58,7 @@ MAY_IMPORT = (
     | {part: LEAVES | LAYER_1 | above for part, above in LAYER_2.items()}
     | {"train": LEAVES | LAYER_1 | set(LAYER_2)}
     | {"planner": LEAVES | LAYER_1 | {"model"}}
+    | {"report": {"run_folder", "spikes"}}
 )
 KNOWS_MEGATRON = {
     "parallel",
@@ -73,6 +82,7 @@ KNOWS_NO_TORCH = {
     "signals",
     "spikes",
     "run_folder",
+    "report",
     "following",
 }
 

@@ -1,0 +1,1 @@
+"""A run seen from afar: which charts there are, what they show, and the page that shows them."""
