@@ -25,6 +25,12 @@ REQUIRED = [
     "jinja2",  # chat templates
     "safetensors",
     "xxhash",  # checksums of checkpoints; datasets brings it along
+    # Executors of curation (local, Slurm, Ray). Subclassed, so the next minor release is looked at
+    # first; without its extras, which bring vllm and lighteval along.
+    "datatrove>=0.10,<0.11",
+    "loguru",  # datatrove's log, to silence it
+    "jsonschema>=4.18",  # tools' parameters
+    "httpx>=0.27",  # judges and embeddings behind an endpoint
     "matplotlib",
     "plotly>=7.1",  # tools/report.py; its script is put into the page
     "wandb",
@@ -34,9 +40,14 @@ EXTRAS = {
     # CUDA builds of torch bring NCCL and the Triton they were built with along; nothing else is
     # used on a GPU today.
     "gpu": [],
+    # equality of answers beyond the plain one. Its other ANTLR breaks OmegaConf, which wants 4.9.
+    "verify": ["math-verify[antlr4_9_3]==0.9.0"],
+    "embeddings": ["sentence-transformers>=5"],  # label.method=embeddings; the range is not tried
+    "ray": ["ray>=2.40"],  # executor=ray of tools/curate.py; 79 MB, 240 MB unpacked
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
     # What tools/bench_*.py runs beside, on a GPU: the versions whose figures the README quotes.
-    "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0"],
+    # orjson: datatrove's; mini-racer runs KaTeX for tools/measure_purification.py.
+    "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0", "orjson", "mini-racer>=0.14,<0.15"],
     "tensorboard": ["tensorboard"],  # log.tensorboard; torch writes its files through it
     "dashboard": ["wandb-workspaces>=0.4.13"],  # tools/make_dashboard.py
     "dev": [
@@ -48,6 +59,8 @@ EXTRAS = {
         # Tests run the kernels in its interpreter and compile them for GPUs that are not there. The
         # interpreter of 3.6 wants numpy < 2.4; with a CPU build of torch pip takes a newer one.
         "triton>=3.6; platform_system == 'Linux'",
+        "math-verify[antlr4_9_3]==0.9.0",
+        "ray>=2.40",  # the test that executors agree
         "packaging",  # the test of the requirements in this file
         "ruff==0.17.6",  # formatting changes between releases, and CI compares it
     ],
@@ -60,7 +73,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_ring", "megatron_ring.*"]),
-    package_data={"megatron_ring.report": ["*.js", "*.css"]},
+    package_data={
+        "megatron_ring.report": ["*.js", "*.css"],
+        "megatron_ring.curation": ["*.yaml"],
+        "megatron_ring.curation.label": ["*.yaml", "*.npz"],
+        "megatron_ring.curation.distribution": ["*.yaml", "*.html"],
+    },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
 )

@@ -15,6 +15,7 @@ from megatron_ring.config import (
     PackConfig,
     RopeScaling,
 )
+from megatron_ring.config.curation import CurateConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
 HF = f"model.hf_config={GOLDEN}"
@@ -366,3 +367,28 @@ def test_hf_config_that_cannot_be_read(hf_json, tmp_path):
     file.write_text('{"a": 1')
     message = f"{file} is not JSON: Expecting ',' delimiter: line 1 column 8 (char 7)"
     assert refused([], [f"model.hf_config={file}"]) == message
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("[{stage: exct}]", "stages.0.stage='exct' is unknown; did you mean exact?"),
+        ("[{}]", "missing config key stages.0.stage"),
+        (
+            "[{stage: exact}, {stage: minhash, treshold: 1}]",
+            "unknown config key stages.1.treshold; did you mean stages.1.threshold?",
+        ),
+        ("[{stage: minhash, threshold: 2}]", "stages.0.threshold=2: input should be less than or"),
+    ],
+)
+def test_parts_told_apart_by_a_key_have_errors_with_keys_as_typed(stages, message):
+    overrides = ["sources=[{path: a.jsonl}]", "output=o", f"stages={stages}"]
+    with pytest.raises(config.ConfigError) as raised:
+        config.load(CurateConfig, [], overrides)
+    assert str(raised.value).startswith(message)
+
+
+def test_an_unknown_part_without_a_near_name_lists_the_known():
+    overrides = ["sources=[{path: a.jsonl}]", "output=o", "stages=[{stage: zzzz}]"]
+    with pytest.raises(config.ConfigError, match="stage='zzzz' is unknown; known: exact, minhash"):
+        config.load(CurateConfig, [], overrides)

@@ -23,6 +23,9 @@ DISTRIBUTIONS = {
     "reasoning_gym": "reasoning-gym",
     "liger_kernel": "liger-kernel",
     "moe_ops": "moe-ops",
+    "py_mini_racer": "mini-racer",
+    "sentence_transformers": "sentence-transformers",
+    "wandb_workspaces": "wandb-workspaces",
     "tokenizers": "transformers",  # part of it, of a matching version
 }
 
@@ -56,8 +59,8 @@ def test_what_is_imported_is_required_and_the_other_way_round(package: dict) -> 
     extras = {
         Requirement(line).name for lines in package["extras_require"].values() for line in lines
     }
-    # Triton comes with CUDA builds of torch; FlashAttention 3 is built from source.
-    optional = {"triton", "flash_attn_interface"}
+    # Triton comes with CUDA builds of torch, FlashAttention 3 is built from source; then extras.
+    optional = {"triton", "flash_attn_interface", "ray", "sentence-transformers"}
     assert third_party("megatron_ring") - optional <= required
     assert third_party("tools") - optional <= required | extras
     elsewhere = {"trl"}  # tests/parity makes an environment of its own

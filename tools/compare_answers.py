@@ -61,7 +61,7 @@ def share(part: int, whole: int) -> str:
 
 
 def read(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.open(encoding="utf-8")]
 
 
 def final(answer: str) -> str:

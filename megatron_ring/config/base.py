@@ -1,7 +1,7 @@
 """What every part of the configuration is made of, and how its errors read."""
 
 import difflib
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,34 +18,63 @@ class Part(BaseModel):
 
 def explain(cls: type[Part], error: dict[str, Any]) -> str:
     """One pydantic error in the words of this project: the key as typed, the value, the remedy."""
-    *parents, last = error["loc"] or ("",)
-    at = ".".join(map(str, error["loc"]))
+    typed, known = _walk(cls, error["loc"])
+    at = ".".join(map(str, typed))
     if error["type"] == "extra_forbidden":
-        known = _fields_at(cls, parents)
-        near = difflib.get_close_matches(str(last), known, n=1)
-        prefix = "".join(f"{part}." for part in parents)
+        near = difflib.get_close_matches(str(typed[-1]), known, n=1)
+        prefix = "".join(f"{part}." for part in typed[:-1])
         hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown config key {at}; {hint}"
     if error["type"] == "missing":
         return f"missing config key {at}"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _explain_tag(at, error["ctx"])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{at}: {message}" if at else message
     return f"{at}={error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _fields_at(cls: type[Part], path: list[str | int]) -> list[str]:
-    """Names of the keys of the model found by walking `path` down from `cls`."""
+def _explain_tag(at: str, told: dict[str, str]) -> str:
+    """Of parts told apart by a key: it is missing, or names none of them."""
+    key = f"{at}.{told['discriminator'].strip(chr(39))}"
+    if "tag" not in told:
+        return f"missing config key {key}"
+    known = [name.strip("'") for name in told["expected_tags"].split(", ")]
+    near = difflib.get_close_matches(told["tag"], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"{key}={told['tag']!r} is unknown; {hint}"
+
+
+def _walk(cls: type[Part], path: tuple[str | int, ...]) -> tuple[list[str | int], list[str]]:
+    """A key as typed, and the names of all keys beside it.
+
+    Where parts are told apart by a key's value, pydantic's path names that value as well, which is
+    not typed there.
+    """
+    typed: list[str | int] = []
+    beside, parts = list(cls.model_fields), [cls]
     for name in path:
+        tagged = [part for part in parts if len(parts) > 1 and name in _tags(part)]
+        if tagged:
+            parts = tagged
+            continue
+        typed.append(name)
+        beside = list(parts[0].model_fields)
         # An index of a list and a name in a table (loss.sources) stay at the model of its values.
-        if isinstance(name, str) and name in cls.model_fields:
-            cls = _part_in(cls.model_fields[name].annotation)
-    return list(cls.model_fields)
+        if isinstance(name, str) and name in parts[0].model_fields:
+            parts = _parts_in(parts[0].model_fields[name].annotation) or parts
+    return typed, beside
 
 
-def _part_in(hint: Any) -> Any:
-    """The Part that an annotation such as `list[Part]`, `dict[str, Part]` or `Part` speaks of."""
-    inner = [found for argument in get_args(hint) if (found := _part_in(argument)) is not None]
-    if inner:
-        return inner[0]
-    return hint if isinstance(hint, type) and issubclass(hint, Part) else None
+def _tags(part: type[Part]) -> set[str]:
+    """Values of the keys of a part that have but one."""
+    hints = [field.annotation for field in part.model_fields.values()]
+    return {get_args(hint)[0] for hint in hints if get_origin(hint) is Literal}
+
+
+def _parts_in(hint: Any) -> list[type[Part]]:
+    """The Parts that an annotation such as `list[Part]`, `dict[str, Part]` or `A | B` speaks of."""
+    if isinstance(hint, type) and issubclass(hint, Part):
+        return [hint]
+    return [part for argument in get_args(hint) for part in _parts_in(argument)]

@@ -4,8 +4,9 @@ A record is plain JSON, a line of a JSONL shard. Stages are pure: they never cha
 are given, and the same record always meets the same fate, whatever process or machine looks at it.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 
 class Record(TypedDict, total=False):
@@ -43,6 +44,30 @@ class Stage(Protocol):
         """The record, changed or as it is, or why it goes."""
 
 
+@runtime_checkable
+class BatchStage(Stage, Protocol):
+    """A stage that is much faster on many records at a time."""
+
+    def apply_batch(self, records: Sequence[Record]) -> list[Record | Rejection]:
+        """What `apply` says of each."""
+
+
+class GlobalStage(Protocol):
+    """A step that must have seen all records before it decides: deduplication, quotas.
+
+    Processes make summaries of the records that reach it; one process then decides on all of them.
+    """
+
+    def summarise(self, record: Record) -> Any:
+        """What `decide` needs of the record: small, and plain JSON."""
+
+    def decide(self, summaries: Iterable[tuple[str, Any]]) -> dict[str, Rejection]:
+        """Ids of the records that go, and why.
+
+        `summaries` are (id, summary) in the order of the input, and may be gone through again.
+        """
+
+
 def prompt_of(record: Record) -> str:
     """Text of the user's turns, in order."""
     turns = (turn for turn in record["messages"] if turn["role"] == "user")
@@ -50,8 +75,23 @@ def prompt_of(record: Record) -> str:
 
 
 def response_of(record: Record) -> str | None:
-    """Text of the last assistant's turn, reasoning included; None when there is no such turn."""
-    for turn in reversed(record["messages"]):
-        if turn["role"] == "assistant":
-            return (turn.get("reasoning_content") or "") + (turn.get("content") or "")
-    return None
+    """Text of the last assistant's turn, None when there is no such turn.
+
+    Reasoning that stands apart comes before it as <think>…</think>, as tools/pack.py writes it.
+    """
+    turn = _last_of_assistant(record)
+    if turn is None:
+        return None
+    thought, said = turn.get("reasoning_content"), turn.get("content") or ""
+    return f"<think>{thought}</think>{said}" if thought else said
+
+
+def calls_tools(record: Record) -> bool:
+    """Does the last assistant's turn call tools? Then it need not say anything."""
+    turn = _last_of_assistant(record)
+    return turn is not None and bool(turn.get("tool_calls"))
+
+
+def _last_of_assistant(record: Record) -> dict[str, Any] | None:
+    turns = reversed(record["messages"])
+    return next((turn for turn in turns if turn["role"] == "assistant"), None)

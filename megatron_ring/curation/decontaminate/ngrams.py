@@ -1,0 +1,170 @@
+"""Which items of benchmarks lie in texts: the share of an item's n-grams that a text has.
+
+One pass over all words of a batch: a hash for every n-gram, one look into a table of bits that
+nearly all of them fail, and the few that pass are searched for among the sorted hashes.
+
+Letters: W = words of a batch, T = texts of a batch, G = distinct n-grams of the benchmarks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from megatron_ring.curation.decontaminate import words
+from megatron_ring.curation.decontaminate.fingerprints import Item
+from megatron_ring.curation.decontaminate.words import Salt, Words, sorted_index
+
+EXTRA = (
+    4  # a short item is looked for in texts with at most so many other words for each of its own
+)
+_BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)
+_SECOND_SPREAD = np.uint64(0xA0761D6478BD642F)
+_SPREAD = np.uint64(0xD6E8FEB86659FD93)
+
+
+class Found(NamedTuple):
+    """An item in a text."""
+
+    text: int
+    item: int  # index into the items searched for
+    coverage: float  # share of the item's n-grams, 0 to 1
+    start: int  # words start to stop of the batch: the longest run of n-grams of the item
+    stop: int
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A table of bits that says of most hashes that they are not in a set, in one look.
+
+    Bits, not bytes: the table of 50,000 hashes then fits the second cache of a core.
+    """
+
+    bits: np.ndarray  # uint8 [2^k / 8]
+    shift: np.uint64
+    spread: np.uint64  # odd; filters of other ones let others pass
+
+    @classmethod
+    def of(cls, hashes: np.ndarray, spread: np.uint64 = _SPREAD) -> "Filter":
+        """At least 32 bits a hash, so that at most one in 32 others passes."""
+        size = max(12, int(32 * len(hashes)).bit_length())
+        shift = np.uint64(64 - size)
+        flags = np.zeros(1 << size, bool)
+        flags[((hashes * spread) >> shift).view(np.int64)] = True
+        return cls(np.packbits(flags, bitorder="little"), shift, spread)
+
+    def passing(self, hashes: np.ndarray) -> np.ndarray:
+        """int64: indices of those that may be in the set."""
+        places = hashes * self.spread
+        places >>= self.shift
+        places = places.view(np.int64)
+        bit = _BITS.take(places & 7)
+        places >>= 3
+        bit &= self.bits.take(places)
+        return np.flatnonzero(bit != 0)
+
+
+class NgramSearch:
+    """The n-grams of items, ready to be looked for."""
+
+    def __init__(self, items: Sequence[Item], n: int, threshold: float, salt: Salt) -> None:
+        """An item is found where `threshold` (0 to 1) of its n-grams are, or all if it is whole."""
+        self.n, self.salt = n, salt
+        long = [k for k, item in enumerate(items) if item.size == n]
+        grams = np.concatenate([items[k].grams for k in long] + [np.zeros(0, np.uint64)])
+        owners = np.repeat(np.array(long, np.int64), [len(items[k].grams) for k in long])
+        self._grams_G, place = np.unique(grams, return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        # The items of n-gram g are _owners[_first_G[g] : _first_G[g + 1]].
+        self._owners = owners[order]
+        self._first_G = np.searchsorted(place[order], np.arange(len(self._grams_G) + 1))
+        # The second one is asked of the few that pass the first: searching costs more.
+        self._filter = Filter.of(self._grams_G)
+        self._second = Filter.of(self._grams_G, _SECOND_SPREAD)
+        self._counts = np.array([len(item.grams) for item in items])
+        self._needed = np.array([1.0 if item.whole else threshold for item in items])
+        self._short: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for size in sorted({item.size for item in items} - {n}):
+            which = np.array([k for k, item in enumerate(items) if item.size == size])
+            hashes = np.array([items[k].grams[0] for k in which])
+            order = np.argsort(hashes, kind="stable")
+            self._short[size] = hashes[order], which[order]
+
+    def search(self, batch: Words) -> list[Found]:
+        """Items found in the texts of a batch, by text and item."""
+        return sorted(self._long_items(batch) + self._short_items(batch))
+
+    def _long_items(self, batch: Words) -> list[Found]:
+        made_W = words.grams(batch.hashes_W, self.n, self.salt)
+        hits = self._filter.passing(made_W)
+        hits = hits[self._second.passing(made_W[hits])]
+        if not len(hits):
+            return []
+        there, grams = sorted_index(self._grams_G, made_W[hits])
+        hits = hits[there]
+        texts = batch.text_of(hits)
+        inside = hits + self.n <= batch.first_T[texts + 1]
+        hits, grams, texts = hits[inside], grams[inside], texts[inside]
+        if not len(hits):
+            return []
+        # One row for each hit and each item that has the n-gram.
+        times = self._first_G[grams + 1] - self._first_G[grams]
+        rows = np.repeat(np.arange(len(hits)), times)
+        behind = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
+        owners = self._owners[self._first_G[grams[rows]] + behind]
+        keys = texts[rows] * len(self._counts) + owners
+        order = np.argsort(keys, kind="stable")
+        pairs, first = np.unique(keys[order], return_index=True)
+        # An n-gram that a text has twice counts once.
+        distinct = np.unique(keys * len(self._grams_G) + grams[rows]) // len(self._grams_G)
+        counts = np.diff(np.searchsorted(distinct, np.append(pairs, keys.max() + 1)))
+        items = pairs % len(self._counts)
+        coverage = counts / self._counts[items]
+        found, last = [], np.append(first[1:], len(order))
+        for k in np.flatnonzero(coverage >= self._needed[items]).tolist():
+            start, stop = _longest_run(hits[rows[order[first[k] : last[k]]]])
+            text = int(pairs[k]) // len(self._counts)
+            found.append(Found(text, int(items[k]), float(coverage[k]), start, stop + self.n))
+        return found
+
+    def _short_items(self, batch: Words) -> list[Found]:
+        """Items of fewer than n words: texts that begin or end with them, with few words more."""
+        if not self._short:
+            return []
+        sizes_T = np.diff(batch.first_T)
+        few = np.flatnonzero((sizes_T > 0) & (sizes_T <= (EXTRA + 1) * max(self._short)))
+        first, last = batch.first_T[few], batch.first_T[few + 1]
+        head, tail = np.zeros(len(few), np.uint64), np.zeros(len(few), np.uint64)
+        multiplier, power, found = np.uint64(self.salt.gram), 1, {}
+        for size in range(1, max(self._short) + 1):
+            fits = size <= sizes_T[few]
+            # Hashes of the first and of the last `size` words, each from those of one word fewer.
+            head = head * multiplier + batch.hashes_W.take(first + size - 1, mode="clip")
+            tail = tail + batch.hashes_W.take(last - size, mode="clip") * np.uint64(power)
+            power = power * self.salt.gram % (1 << 64)
+            if size not in self._short:
+                continue
+            hashes, which = self._short[size]
+            allowed = fits & (sizes_T[few] <= (EXTRA + 1) * size)
+            for edge, begin in ((head, first), (tail, last - size)):
+                there, _ = sorted_index(hashes, edge)
+                for k in there[allowed[there]].tolist():
+                    start = int(begin[k])
+                    low, high = (
+                        np.searchsorted(hashes, edge[k]),
+                        np.searchsorted(hashes, edge[k], side="right"),
+                    )
+                    for item in which[low:high].tolist():
+                        one = Found(int(few[k]), item, 1.0, start, start + size)
+                        found.setdefault((one.text, item), one)
+        return list(found.values())
+
+
+def _longest_run(hits: np.ndarray) -> tuple[int, int]:
+    """First and last of the longest stretch of consecutive n-grams; the first of equally long."""
+    hits = np.unique(hits)
+    breaks = np.flatnonzero(np.diff(hits) != 1)
+    starts, stops = np.append(0, breaks + 1), np.append(breaks, len(hits) - 1)
+    best = int(np.argmax(stops - starts))
+    return int(hits[starts[best]]), int(hits[stops[best]])

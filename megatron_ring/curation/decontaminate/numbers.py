@@ -1,0 +1,56 @@
+"""The numbers of a text, and whether two texts speak of the same ones.
+
+The same words with other numbers are another problem, however alike they look (no similarity of
+embeddings tells them apart). Numbers are compared as multisets; signs and units do not count.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from megatron_ring.curation.decontaminate.words import Salt, normalised
+
+_UNITS = "zero - two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+_UNITS += " fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+# "one" is more often a pronoun than a number.
+_WORDS = {word: str(value) for value, word in enumerate(_UNITS.split()) if word != "-"}
+_WORDS |= {word: str(10 * tens) for tens, word in enumerate(_TENS.split(), 2)}
+
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
+_GROUPS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!|\\ )(?=\d{3}(?!\d))")
+_SHORT_FRACTION = re.compile(r"(\\[dt]?frac)\s*(\d)\s*(\d)")
+_LEADING = re.compile(r"\A0+(?=\d)")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?|[a-z]+")
+
+
+def numbers_of(text: str) -> list[str]:
+    """The numbers of a text in order, without leading zeros, zeros behind the point, thousands'
+    separators; English words from zero to ninety count, "one" does not, nor do coordinates of
+    drawings ([asy])."""
+    text = _GROUPS.sub("", _DRAWING.sub(" ", normalised(text)))
+    text = _SHORT_FRACTION.sub(r"\1 \2 \3", text)
+    found = []
+    for word in _NUMBER.findall(text):
+        if word in _WORDS:
+            found.append(_WORDS[word])
+        elif word[0].isdigit():
+            word = word.rstrip("0").rstrip(".") if "." in word else word
+            found.append(_LEADING.sub("", word))
+    return found
+
+
+def hashed(numbers: Iterable[str], salt: Salt) -> list[int]:
+    """Each number as a salted 64-bit hash, as fingerprints keep it."""
+    return [
+        int.from_bytes(hashlib.blake2b(number.encode(), digest_size=8, key=salt.secret).digest())
+        for number in numbers
+    ]
+
+
+def missing(item: Iterable[int], text: Iterable[int]) -> float:
+    """The share of `item`'s numbers, with their multiplicity, that `text` has not; 0 of none."""
+    wanted = Counter(item)
+    lost = wanted - Counter(text)
+    return lost.total() / max(wanted.total(), 1)

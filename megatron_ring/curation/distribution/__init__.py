@@ -1,0 +1,1 @@
+"""What labelled data are about: counts and shortages (`shares.py`), their page and pictures."""

@@ -1,0 +1,335 @@
+"""Sources of chat samples -> records that are kept, and every other with the reason it is not.
+
+Usage:
+    python tools/curate.py run FILE.yaml... [key.path=value ...] [--dry-run]
+    python tools/curate.py status OUT
+    python tools/curate.py show OUT [--stage STAGE] [--reason REASON] [-n NUMBER]
+    python tools/curate.py stages [NAME...]
+    python tools/curate.py schema > configs/curate/schema.json
+
+Examples:
+    python tools/curate.py run tests/curation/smoke.yaml --dry-run
+    python tools/curate.py run recipe.yaml output=curated workers=8
+    python tools/curate.py run recipe.yaml machines.yaml executor=slurm slurm.partition=cpu
+    python tools/curate.py run recipe.yaml stages.1.threshold=0.7
+    python tools/curate.py show curated --stage minhash -n 3
+
+A recipe:
+    sources:
+      gsm8k: {path: train.jsonl, columns: {prompt: question, response: answer}, licence: MIT}
+    stages:                # in this order; `curate.py stages` lists all of them
+      - {stage: exact}
+      - {stage: minhash, threshold: 0.8}
+    output: curated
+
+What is in OUT afterwards:
+    kept/SOURCE.jsonl      records with messages, tools, source, domain ...; pack.yaml lists them:
+                           python tools/pack.py OUT/pack.yaml tokenizer=TOKENIZER output=packed
+    rejected/STAGE/*.jsonl each with id, source, reason, evidence, and the record itself
+    report.json card.json recipe.yaml    counts and seconds; versions and checksums; all keys
+    work/                  what a run that was stopped or killed goes on from; free to be removed
+
+A run that was killed is started again with the same command and does what is missing. With another
+recipe it goes on from the first stage that is another, and says so. The number of workers and the
+executor change nothing in what is kept. Rows that cannot be read are rejected by the stage `read`.
+
+--dry-run checks everything, shows the recipe, how much there is, and what becomes of the first
+record of each source, and writes nothing.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from megatron_ring import config as configuration
+from megatron_ring.config import ConfigError, Part
+from megatron_ring.config import curation as keys
+from megatron_ring.config.curation import CurateConfig, collect
+from megatron_ring.curation import run as curation
+from megatron_ring.curation.recipe import GLOBAL_STAGES, STAGES, segments_of
+from megatron_ring.curation.segment import Paths
+from megatron_ring.curation.shards import read_json, read_lines
+
+ROOT = Path(__file__).parents[1]
+LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status; errors of the user are printed, not raised."""
+    console = Console()
+    commands = {"run": run, "status": status, "show": show, "stages": stages, "schema": schema}
+    if not arguments or {"-h", "--help"} & set(arguments):
+        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+        console.print("Keys of a recipe (sources.N. and stages.N. have their own):")
+        print_keys(console, CurateConfig, "")
+        print_keys(console, keys.SlurmConfig, "slurm.")
+        print_keys(console, keys.RayConfig, "ray.")
+        print_keys(console, collect.SourceConfig, "sources.N.")
+        print_keys(console, collect.Columns, "sources.N.columns.")
+        return 0
+    try:
+        if arguments[0] not in commands:
+            raise ConfigError(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
+        return commands[arguments[0]](console, arguments[1:])
+    except ValueError as error:
+        console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        return 1
+
+
+def run(console: Console, arguments: list[str]) -> int:
+    """Do a recipe, or with --dry-run show what it would do."""
+    given = [argument for argument in arguments if argument != "--dry-run"]
+    files = [argument for argument in given if "=" not in argument]
+    config = configuration.load(CurateConfig, files, [a for a in given if "=" in a])
+    if len(given) < len(arguments):
+        show_plan(console, config)
+        return 0
+    result = curation.run(config, ConsoleTeller(console))
+    print_report(console, result.report)
+    output = config.output
+    console.print(f"wrote {output}; look at rejected records and pack the others with")
+    console.print(f"    python tools/curate.py show {output}", highlight=False)
+    manifest = "mix/pack.yaml" if (result.output / "mix").exists() else "pack.yaml"
+    command = f"python tools/pack.py {output}/{manifest} tokenizer=TOKENIZER output=packed"
+    console.print(f"    {command}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def show_plan(console: Console, config: CurateConfig) -> None:
+    """Resolved keys, how much there is, and the first record of each source through the chain."""
+    console.print_json(config.model_dump_json(exclude_none=True))
+    tried = curation.try_out(config)
+    for one in tried:
+        told = f"{one.source}: {one.num_rows:,} records in {one.num_shards:,} shards"
+        console.rule(escape(told), align="left")
+        if one.before is not None:
+            print_record(console, one.before)
+        if one.after is not None and one.after != one.before:
+            console.print("after the stages:")
+            print_record(console, one.after)
+        console.print(Text(one.fate, style="green" if one.after is not None else "yellow"))
+    total, shards = sum(one.num_rows for one in tried), sum(one.num_shards for one in tried)
+    cuts = len(segments_of(config))
+    console.rule(f"{total:,} records in {shards:,} shards, {cuts} times through", align="left")
+
+
+def status(console: Console, arguments: list[str]) -> int:
+    """How far a run is."""
+    paths = Paths(one_folder(arguments))
+    found = read_json(paths.input)
+    folders = sorted(path for path in paths.work.glob("[0-9][0-9]-*") if path.is_dir())
+    if found is None or not folders:
+        raise ConfigError(f"{paths.output} has no run in it")
+    table = Table("segment", "stages", "shards done", "shards", title=str(paths.output))
+    for folder in folders:
+        labels = read_json(folder / "segment.json")["stages"]
+        done = len(list((folder / "counts").glob("*.json")))
+        table.add_row(folder.name, ", ".join(labels), f"{done:,}", f"{len(found['pieces']):,}")
+    console.print(table)
+    report = read_json(paths.output / "report.json")
+    if report is not None and all((folder / curation.DONE).exists() for folder in folders):
+        print_report(console, report)
+    return 0
+
+
+def show(console: Console, arguments: list[str]) -> int:
+    """Print rejected records."""
+    wanted = {"--stage": "", "--reason": "", "-n": "5"}
+    left: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in wanted:
+            wanted[argument] = next(rest, "")
+        else:
+            left.append(argument)
+    folder = one_folder(left) / "rejected"
+    if not wanted["-n"].isdigit():
+        raise ConfigError(f"-n {wanted['-n']!r} is no number of records")
+    there = sorted(path.name for path in folder.glob("*"))
+    if wanted["--stage"] and wanted["--stage"] not in there:
+        raise ConfigError(
+            f"stage {wanted['--stage']!r} rejected nothing; those that did: {', '.join(there)}"
+        )
+    number, shown, total = int(wanted["-n"]), 0, 0
+    for path in sorted(folder.glob(f"{wanted['--stage'] or '*'}/*.jsonl")):
+        for line in read_lines(path):
+            if wanted["--reason"] not in ("", line["reason"]):
+                continue
+            total += 1
+            if shown < number:
+                shown += 1
+                console.rule(
+                    escape(f"{line['id']}: {line['stage']}, {line['reason']}"), align="left"
+                )
+                console.print(Text(line["evidence"], style="yellow"), soft_wrap=True)
+                print_record(console, line["record"])
+    console.rule(f"{shown:,} of {total:,} rejected records", align="left")
+    return 0
+
+
+def stages(console: Console, arguments: list[str]) -> int:
+    """List the stages, with their options."""
+    known = {**STAGES, **GLOBAL_STAGES}
+    for name in arguments or known:
+        if name not in known:
+            raise ConfigError(f"unknown stage {name!r}; known: {', '.join(known)}")
+        options, _ = known[name]
+        about = (options.__doc__ or "").strip().split("\n\n")[0]
+        seen = "; sees all records before it decides" if name in GLOBAL_STAGES else ""
+        console.print(Text.assemble((name, "bold cyan"), f"  {about}{seen}"), soft_wrap=True)
+        print_keys(console, options, "")
+    return 0
+
+
+def schema(console: Console, arguments: list[str]) -> int:
+    """Print the JSON schema of recipes, for editors."""
+    sys.stdout.write(configuration.json_schema(CurateConfig))
+    return 0
+
+
+def one_folder(arguments: list[str]) -> Path:
+    """The folder that a command is given."""
+    if len(arguments) != 1:
+        raise ConfigError(f"give one folder that curate.py run wrote, not {len(arguments)}")
+    if not Path(arguments[0]).is_dir():
+        raise ConfigError(f"there is no folder {arguments[0]}")
+    return Path(arguments[0]).absolute()
+
+
+def print_keys(console: Console, cls: type[Part], prefix: str) -> None:
+    """The keys of a part of the configuration, with their defaults."""
+    for name, field in cls.model_fields.items():
+        if prefix == "" and name in ("slurm", "ray", "stage"):
+            continue
+        default = "" if field.is_required() else f" [{_shown(field.default)}]"
+        choices = " | ".join(map(str, get_args(field.annotation)))
+        choices = f" {choices}" if "Literal" in str(field.annotation) else ""
+        about = f"{choices}{default}  {field.description or ''}"
+        console.print(Text.assemble((f"    {prefix}{name}", "bold"), about), soft_wrap=True)
+
+
+def _shown(default: Any) -> str:
+    return "{}" if isinstance(default, Part) else str(default)
+
+
+def print_record(console: Console, record: Any) -> None:
+    """A record, long texts cut."""
+    if record is None:  # a line that could not be read; the evidence shows it
+        return
+    if not isinstance(record, dict):
+        console.print(Text(cut(str(record))), soft_wrap=True)
+        return
+    for turn in record.get("messages", []):
+        thought = turn.get("reasoning_content")
+        text = f"<think>{thought}</think>{turn.get('content')}" if thought else turn.get("content")
+        calls = f" {json.dumps(turn['tool_calls'])}" if turn.get("tool_calls") else ""
+        line = Text.assemble((f"{turn.get('role')}: ", "cyan"), cut(f"{text or ''}{calls}"))
+        console.print(line, soft_wrap=True)
+    rest = {key: value for key, value in record.items() if key != "messages"}
+    console.print(Text(cut(json.dumps(rest, ensure_ascii=False)), style="dim"), soft_wrap=True)
+
+
+def cut(text: str, length: int = 600) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= length else f"{text[:length]} ... ({len(text):,} characters)"
+
+
+def print_report(console: Console, report: dict[str, Any]) -> None:
+    """The table of stages."""
+    table = Table("stage", "read", "kept", "rejected", "seconds", "records/s")
+    for column in table.columns[1:3] + table.columns[4:]:
+        column.justify = "right"
+    for one in report["stages"]:
+        reasons = [f"{number:,} {reason}" for reason, number in one["rejected"].items()]
+        speed = one["records_per_second"]
+        table.add_row(
+            one["stage"],
+            f"{one['read']:,}",
+            f"{one['kept']:,}",
+            escape("\n".join(reasons)),
+            f"{one['seconds']:.1f}",
+            "" if speed is None else f"{speed:,}",
+        )
+    console.print(table)
+    console.print(f"seconds are those of all workers together; {report['wall_seconds']:.1f} passed")
+    for warning in report["warnings"]:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+class ConsoleTeller(curation.Teller):
+    """A bar with the remaining time and records/s on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.over = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, name: str, records: int, finished: int, count: Callable[[], int]) -> None:
+        """Count in a thread, since the executor works in this one."""
+        if finished:
+            self.say(f"{name}: {finished:,} of {records:,} records were finished before")
+        self.over = threading.Event()
+        watch = self._draw if self.console.is_terminal else self._print
+        arguments = (name, records, finished, count)
+        self.thread = threading.Thread(target=watch, args=arguments, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        """Draw for the last time."""
+        self.over.set()
+        if self.thread is not None:
+            self.thread.join()
+
+    def _draw(self, name: str, records: int, finished: int, count: Callable[[], int]) -> None:
+        began = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(name, total=records, completed=finished, speed="")
+            while True:
+                last = self.over.wait(0.5)
+                done = count()
+                speed = (done - finished) / (time.monotonic() - began)
+                progress.update(task, completed=done, speed=f"{speed:,.0f} records/s")
+                if last:
+                    return
+
+    def _print(self, name: str, records: int, finished: int, count: Callable[[], int]) -> None:
+        began = time.monotonic()
+        while True:
+            last = self.over.wait(LINE_SECONDS)
+            done, seconds = count(), time.monotonic() - began
+            speed = (done - finished) / seconds
+            left = f", {(records - done) / speed:,.0f} s left" if speed and not last else ""
+            self.say(f"{name}: {done:,} of {records:,} records, {speed:,.0f} records/s{left}")
+            if last:
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
