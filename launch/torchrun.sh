@@ -27,9 +27,12 @@ if ((${NNODES:-1} > 1)); then
 fi
 
 told=
-tell() { # SIGTERM to the ranks, which are torchrun's children
+tell() { # SIGTERM to the ranks, which are torchrun's children; to itself while it has none
   told=yes interrupted=yes
-  cat "/proc/$launcher/task"/*/children 2>/dev/null | xargs -r kill -TERM 2>/dev/null || true
+  local ranks
+  ranks=$(cat "/proc/$launcher/task"/*/children 2>/dev/null) || true
+  # shellcheck disable=SC2086 # several numbers
+  kill -TERM ${ranks:-"$launcher"} 2>/dev/null || true
 }
 # A session of its own: ctrl-c is to reach the ranks, not torchrun, which would count to 30.
 setsid "${PYTHON:-.venv/bin/python}" -m torch.distributed.run "${place[@]}" \

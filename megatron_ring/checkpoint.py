@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -75,13 +75,13 @@ class Progress:
 
 
 @contextmanager
-def locked(run_dir: str | Path) -> Iterator[None]:
-    """Keep other runs out of `run_dir`: two writers would delete each other's checkpoints.
+def locked(folder: str | Path, key: str = "run.dir") -> Iterator[None]:
+    """Keep other runs out of `folder`: two writers would delete each other's checkpoints.
 
     The lock ends with the process, however it ends. CheckpointError names who holds it. On a file
-    system without locks there is none.
+    system without locks there is none. What killed runs left of saves and deletions is deleted.
     """
-    file = Path(run_dir) / "lock"
+    file = Path(folder) / "lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+", encoding="utf-8") as stream:
         try:
@@ -89,15 +89,18 @@ def locked(run_dir: str | Path) -> Iterator[None]:
         except BlockingIOError:
             stream.seek(0)
             raise CheckpointError(
-                f"run.dir={run_dir} is in use by {stream.read().strip()}; wait for it, stop it, or "
-                "choose another run.dir"
+                f"{key}={folder} is in use by {stream.read().strip()}; wait for it, stop it, or "
+                f"choose another {key}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
+        for end in ("tmp", "deleted"):
+            for rest in file.parent.glob(f"checkpoints/{STEP}*.{end}"):
+                shutil.rmtree(rest, ignore_errors=True)
         stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
+        with suppress(OSError):  # a second_dir that is full must not keep the run from starting
+            os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

@@ -127,6 +127,7 @@ class History:
         self.training: deque[Line] = deque(maxlen=50)
         self.valid: deque[Line] = deque(maxlen=2)
         self.spikes: deque[Line] = deque(maxlen=1)
+        self.counts: Line = {}  # the last line that counts them
         self.load: Line | None = None  # the last line with a heat map
         self.step = 0
 
@@ -141,6 +142,8 @@ class History:
             self.valid.append(line)
         if any(key.startswith("spike_") for key in line):
             self.spikes.append(line)
+        if "skipped" in line:
+            self.counts = line
         if "expert_load" in line:
             self.load = line
 

@@ -9,7 +9,8 @@ ends.
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Journal:
             f"lr {line['lr']:.2e}  grad {line['grad_norm']:.3f}  "
             f"load {line['load_max_over_mean']:.2f}  aux {line['aux_loss']:.3f}  "
             f"{line['tokens_per_second']:,.0f} tok/s{mfu}  {line['memory_gib']:.1f} GiB  "
-            f"eta {time.strftime('%H:%M:%S', time.gmtime(eta))}"
+            f"eta {timedelta(seconds=round(eta))}"
         )
 
     def valid(self, step: int, line: dict[str, float]) -> None:
@@ -83,32 +84,35 @@ class Journal:
         self._write({"step": step} | {f"valid_{key}": value for key, value in line.items()})
         self._print(f"[cyan]step {step}: held out, {_loss(line)}[/]")
 
-    def spike(self, event: dict[str, Any] | None, rows: Rows, total_steps: int) -> None:
-        """A batch that spiked, or that did and now went well: a line for spikes.jsonl.
+    def tried(
+        self, step: int, guard: spikes.Guard, event: dict[str, Any] | None, rows: Rows
+    ) -> None:
+        """Step `step` has been trained or skipped; what is told from now on happens after it.
 
-        None: neither. The run may have become longer by it, or by a retry.
+        `event`: its batch spiked, or did and now went well: a line for spikes.jsonl. The run may
+        have become longer by it, or by a retry.
         """
-        self.total_steps = total_steps
+        self.last, self.total_steps = step, guard.total
         if not self.active or event is None:
             return
         event |= rows.named(event["batch"], self.config.data.rows_per_step)
         with (Path(self.config.run.dir) / "spikes.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+            self._append(file, event)
         numbers = {f"spike_{key}": event[key] for key in ("loss", "grad_norm")}
-        self._write({"step": event["step"]} | {k: v for k, v in numbers.items() if v != str(v)})
-        self.last = event["step"]
+        numbers = {key: value for key, value in numbers.items() if value != str(value)}
+        self._write({"step": event["step"]} | numbers | guard.counts())
         self._event("spike", spikes.say(event))
         self._print(f"[yellow]{spikes.say(event)}[/]")
 
-    def note(self, text: str, kind: str = "note") -> None:
+    def note(self, text: str, kind: str = "note", **more: Any) -> None:
         """A line of text for the person watching."""
         if self.active and text:
-            self._event(kind, text)
+            self._event(kind, text, **more)
             self._print(f"[green]{text}[/]")
 
-    def saved(self, text: str) -> None:
-        """What the saver says."""
-        self.note(text, "warning" if text.startswith("WARNING") else "saved")
+    def saved(self, step: int, text: str) -> None:
+        """What the saver says of the checkpoint of `step`, often some steps later."""
+        self.note(text, "warning" if text.startswith("WARNING") else "saved", step=step)
 
     def end(self, error: BaseException | None) -> None:
         """The last event, and everything closed."""
@@ -147,8 +151,14 @@ class Journal:
 
     @staticmethod
     def _append(file: Any, line: dict[str, Any]) -> None:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
+        try:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+        except OSError as error:
+            raise OSError(
+                f"could not write to {file.name}: {error}; make room on its disk and start the "
+                "same command again, it resumes from its newest checkpoint"
+            ) from error
 
 
 def _now() -> float:
@@ -175,7 +185,8 @@ def opened(config: Config, total_steps: int, resumed_step: int) -> Iterator[Jour
     try:
         yield log
     except BaseException as error:
-        log.end(error)
+        with suppress(OSError):  # of a full disk, which must not hide what went wrong
+            log.end(error)
         raise
     log.end(None)
 
@@ -192,8 +203,11 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Forget lines of steps that a killed run logged but that are about to be run again."""
-    kept = [line for line in _whole_lines(path) if line["step"] <= step]
+    """Forget lines of steps that a killed run logged but that are about to be run again.
+
+    All of them when it starts from the beginning: step 0 then has its validation again.
+    """
+    kept = [line for line in _whole_lines(path) if line["step"] <= step and step > 0]
     if path.exists():
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -18,7 +18,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron_ring import checkpoint, parallel
 from megatron_ring.config import Config
 from megatron_ring.convert import checksums
-from megatron_ring.convert.folder import checkpoints_of
+from megatron_ring.convert.folder import STEP, checkpoints_of
 from megatron_ring.data.rows import Rows
 from megatron_ring.model.ling import LingModel
 
@@ -26,8 +26,8 @@ from megatron_ring.model.ling import LingModel
 class Saver:
     """The run's saves, one at a time; leaving the `with` block waits for the last.
 
-    `note` takes a line for the run's log. Errors of a save are CheckpointErrors, on all ranks, at
-    the next call.
+    `note` takes a checkpoint's step and a line for the run's log. Errors of a save are
+    CheckpointErrors, on all ranks, at the next call.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Saver:
         stages: list[LingModel],
         optimizer: MegatronOptimizer,
         rows: Rows,
-        note: Callable[[str], None],
+        note: Callable[[int, str], None],
     ) -> None:
         self.config, self.stages, self.optimizer, self.rows = config, stages, optimizer, rows
         self.note = note
@@ -91,13 +91,14 @@ class Saver:
         now = time.monotonic()
         self.blocked += now - began
         self.note(
+            _step(save.final),
             f"saved {save.final.name} in {now - self._began:.1f} s, of which training waited "
-            f"{self.blocked:.1f} s"
+            f"{self.blocked:.1f} s",
         )
 
     def _say_of_copies(self) -> None:
-        for line in self.copier.news() if self.copier else []:
-            self.note(line)
+        for step, line in self.copier.news() if self.copier else []:
+            self.note(step, line)
 
     def __enter__(self) -> "Saver":
         return self
@@ -131,7 +132,7 @@ class Copier:
         self._wanted: Path | None = None
         self._current: Path | None = None
         self._closing = False
-        self._news: list[str] = []
+        self._news: list[tuple[int, str]] = []
         for newest in checkpoints_of(config.run.dir)[-1:]:  # a kill may have come between
             self.offer(newest)
         self._thread = threading.Thread(target=self._work, name="copy", daemon=True)
@@ -148,8 +149,8 @@ class Copier:
         with self._changed:
             return [path for path in (self._current, self._wanted) if path is not None]
 
-    def news(self) -> list[str]:
-        """What happened since the last call, as lines."""
+    def news(self) -> list[tuple[int, str]]:
+        """What happened since the last call: a checkpoint's step, and a line, "" for none."""
         with self._changed:
             said, self._news = self._news, []
         return said
@@ -180,7 +181,11 @@ class Copier:
             except (OSError, ValueError) as error:
                 news = f"WARNING: {folder.name} could not be copied to {self.parent}: {error}"
             with self._changed:
-                self._news.append(news)
+                self._news.append((_step(folder), news))
+
+
+def _step(checkpoint_folder: Path) -> int:
+    return int(checkpoint_folder.name.removeprefix(STEP))
 
 
 def copy_checked(source: Path, target: Path) -> bool:

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 import numpy as np
-from matplotlib import colormaps
 
 from megatron_ring.config import Config, ConfigError
 
 CELL = 8  # pixels of an expert in a heat map, each way
-MOST = 4.0  # times a fair share where the colours end, up and down
+# As report/page.js has them: nobody, a fair share, thrice as much or more.
+SHARES = (0.0, 1.0, 3.0)
+COLOURS = ((0x2F, 0x5F, 0xD0), (0xF3, 0xF4, 0xF6), (0xE0, 0x71, 0x2F))
 
 
 class Tracker(Protocol):
@@ -62,9 +63,7 @@ class Wandb:
     def picture(self, step: int, name: str, fair: list[list[float]]) -> None:
         import wandb
 
-        said = (
-            f"rows are layers, columns experts; fair share in the middle, × 1/{MOST:g} to {MOST:g}"
-        )
+        said = "rows are layers, columns experts; blue: nobody, white: a fair share, orange: 3 × it"
         self.run.log({name: wandb.Image(coloured(fair), caption=said)}, step=step)
 
     def close(self) -> None:
@@ -92,19 +91,18 @@ class TensorBoard:
 
 
 def coloured(fair: list[list[float]]) -> np.ndarray:
-    """uint8 [layers × CELL, experts × CELL, 3]: blue below, white at, red above a fair share."""
-    logs = np.log(np.maximum(np.array(fair), 1e-9)) / np.log(MOST)  # -1 to 1 is what can be told
-    colours = colormaps["RdBu_r"](np.clip(0.5 + logs / 2, 0, 1))[..., :3]
-    return (colours * 255).astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
+    """uint8 [layers × CELL, experts × CELL, 3]: blue below, white at, orange above a fair share."""
+    channels = [np.interp(fair, SHARES, channel) for channel in zip(*COLOURS, strict=True)]
+    return np.stack(channels, -1).round().astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
 
 
 def has_wandb_login() -> bool:
-    """Is there a key in the environment or, where `wandb login` puts it, in ~/.netrc?"""
+    """Is there a key in the environment or, where `wandb login` puts it, in $NETRC or ~/.netrc?"""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
-        return netrc.netrc().authenticators(host or "") is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

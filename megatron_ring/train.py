@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
         groups = parallel.process_groups(config.parallel, device, config.run.seed, patience)
         with (
             signals.caught() as told,
-            locked(config.run.dir),
-            locked(config.checkpoint.second_dir),
+            locked(config.run.dir, "run.dir"),
+            locked(config.checkpoint.second_dir, "checkpoint.second_dir"),
             watchdog.watching(config.run) as dog,
             groups,
             dog.explaining(),
@@ -62,11 +62,11 @@ def main(argv: list[str]) -> None:
         raise SystemExit(signals.STOPPED)
 
 
-def locked(run_dir: str | None) -> AbstractContextManager[None]:
-    """The run folder's lock, held by rank 0 for everyone."""
+def locked(folder: str | None, key: str) -> AbstractContextManager[None]:
+    """The lock of a folder of checkpoints, held by rank 0 for everyone."""
     from megatron_ring import checkpoint
 
-    return checkpoint.locked(run_dir) if run_dir and parallel.is_first_rank() else nullcontext()
+    return checkpoint.locked(folder, key) if folder and parallel.is_first_rank() else nullcontext()
 
 
 def open_rows(config: Config) -> Rows:
@@ -282,7 +282,8 @@ def loop(
             counts, table, norm = step.gradient(run.models, optimizer, mine, head)
             loss, norm = step.agreed(table, norm, head) if guard.watches else (None, norm)
         verdict = guard.judge(progress.step, loss, norm)
-        due = (progress.step + 1) % config.log.every == 0
+        saves = (progress.step + 1) % config.checkpoint.save_every == 0
+        due = saves or (progress.step + 1) % config.log.every == 0  # no line spans two starts
         if verdict.update:
             done = {"lr": lr, "grad_norm": norm} | (norms.read() if due else {})
             with clock("optimizer"):
@@ -292,17 +293,17 @@ def loop(
         else:
             progress = progress.after(0, 0, guard.state())
             meter.skip()
-        log.spike(verdict.event, rows, guard.total)
+        log.tried(progress.step, guard, verdict.event, rows)
         last = verdict.stop is not None or progress.step == guard.total
-        if meter.table is not None and (last or due):
-            line = {"step": progress.step} | done | meter.read(clock.read()) | guard.counts()
-            log.step(line, meter.heat_map(progress.step, last))
         if run.held_out and (last or progress.step % config.log.valid_every == 0):
             with clock("validation"):
                 log.valid(progress.step, run.validate())
         stop = int(parallel.largest(told.number))  # all ranks hear it in the same step
+        if meter.table is not None and (last or due or stop):
+            line = {"step": progress.step} | done | meter.read(clock.read()) | guard.counts()
+            log.step(line, meter.heat_map(progress.step, last))
         with clock("checkpoint"):
-            if last or stop or progress.step % config.checkpoint.save_every == 0:
+            if last or stop or saves:
                 saver.save(progress, wait=bool(last or stop))
             saver.poll()
         dog.beat(progress.step)

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -89,7 +89,8 @@ class Watchdog:
             if self.size == 1 or not is_loss(error):
                 raise
             file = self.folder / f"lost-rank-{self.rank}.txt"
-            file.write_text(traceback.format_exc(), encoding="utf-8")
+            with suppress(OSError):  # a full disk must not hide the line, nor change the status
+                file.write_text(traceback.format_exc(), encoding="utf-8")
             first = str(error).strip().splitlines()[0][:200]
             print(
                 f"error: rank {self.rank} on {self.host}: a peer died or does not answer, "
@@ -128,7 +129,7 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        with open(stacks, "w", encoding="utf-8") as stream:
+        with suppress(OSError), open(stacks, "w", encoding="utf-8") as stream:  # as above
             faulthandler.dump_traceback(stream, all_threads=True)
         # The others are asking now too, and are to find this rank alive.
         time.sleep(3 * self._tick)

@@ -1,8 +1,10 @@
 """Resuming: bitwise on the same layout, equal losses on another, refused with other data."""
 
+import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from megatron_ring import checkpoint, train
 from megatron_ring.convert.folder import read_ring
 from megatron_ring.model import weights
 from tests import ranks
-from tests.runs import GOLDEN, lines, run, same_tensors
+from tests.runs import GOLDEN, lines, run, same_tensors, steps
 
 STEPS = 6
 
@@ -150,6 +152,38 @@ def test_another_run_is_refused_with_both_values(
         run(1, options(packed, resumed, *change), tmp_path / "ranks")
     assert "choose another run.dir" in str(error.value) or "place in the data" in str(error.value)
     assert (resumed / "checkpoints/step-00000003/ring.json").is_file()
+
+
+def test_what_killed_runs_left_is_deleted_when_the_next_one_starts(tmp_path):
+    """Half a save and half a deletion, whose steps need not come again; damaged ones stay."""
+    for end in ("2.deleted", "2.damaged", "3", "7.tmp"):
+        (tmp_path / f"checkpoints/step-0000000{end}/tokenizer").mkdir(parents=True)
+    with checkpoint.locked(tmp_path):
+        assert steps(tmp_path) == ["step-00000002.damaged", "step-00000003"]
+
+
+def test_a_second_dir_in_use_is_named_as_such(tmp_path):
+    with (
+        checkpoint.locked(tmp_path),
+        pytest.raises(checkpoint.CheckpointError) as error,
+        checkpoint.locked(tmp_path, "checkpoint.second_dir"),
+    ):
+        pass
+    assert str(error.value) == (
+        f"checkpoint.second_dir={tmp_path} is in use by process {os.getpid()} on "
+        f"{socket.gethostname()}; wait for it, stop it, or choose another checkpoint.second_dir"
+    )
+
+
+def test_a_full_disk_does_not_keep_a_lock_from_being_held(tmp_path, monkeypatch):
+    """A second_dir that is full is told of by the copies; it must not end the run."""
+
+    def full(*what):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with checkpoint.locked(tmp_path):
+        assert (tmp_path / "lock").read_text() == ""
 
 
 def test_a_folder_in_use_is_refused(packed, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from megatron_ring import step, train, writing
 from megatron_ring.convert import checksums
 from megatron_ring.convert.folder import read_ring
+from megatron_ring.run_folder import read_events
 from tests import ranks
 from tests.runs import lines, options, run, same_losses, steps
 
@@ -149,6 +150,10 @@ def test_a_second_place_outlives_the_first(calm, packed, tmp_path, capfd):
         )
         assert files == checksums.read(tmp_path / "run/checkpoints" / name)
     assert f"copied step-00000008 to {second}/checkpoints in" in capfd.readouterr().out
+    saved = [event for event in read_events(tmp_path / "run") if event["kind"] == "saved"]
+    assert {event["text"].split()[0] for event in saved} == {"saved", "copied"}
+    for event in saved:  # in the background, but of its own step
+        assert f"step-{event['step']:08d}" in event["text"]
 
     for file in (tmp_path / "run/checkpoints/step-00000008").glob("*.distcp"):
         file.write_bytes(b"")

@@ -141,3 +141,37 @@ def test_told_in_the_last_step_it_is_finished(packed, tmp_path, capfd):
     assert ranks.run(1, told_in_the_last_step, arguments, folder=tmp_path / "ranks") == [2]
     assert (tmp_path / "run/checkpoints/step-00000002/ring.json").is_file()
     assert "stopped" not in capfd.readouterr().out
+
+
+def told_after(arguments: list[str], number: int) -> int:
+    """The exit status; told in step `number`, the first being 1."""
+    gradient, tried = step.gradient, []
+
+    def told(*what: object) -> object:
+        tried.append(None)
+        if len(tried) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return gradient(*what)
+
+    step.gradient = told
+    try:
+        train.main(arguments)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_a_stop_between_two_log_lines_loses_no_step(packed, tmp_path):
+    """Each step is in one line, lines end where a save was, and tokens add up to a calm run's."""
+    more = ["log.every=4", "checkpoint.save_every=6", "optim.steps=8"]
+    for name, numbers in (("told", (3, 0)), ("calm", (0,))):
+        for life, number in enumerate(numbers):
+            arguments = options(packed, tmp_path / name, *more)
+            status = ranks.run(1, told_after, arguments, number, folder=tmp_path / f"{name}-{life}")
+            assert status == [75 if number else 0]
+    told, calm = lines(tmp_path / "told"), lines(tmp_path / "calm")
+    assert [(s, line["steps"]) for s, line in told.items()] == [(3, 3), (4, 1), (6, 2), (8, 2)]
+    assert [(s, line["steps"]) for s, line in calm.items()] == [(4, 4), (6, 2), (8, 2)]
+    assert told[3]["tokens"] + told[4]["tokens"] == calm[4]["tokens"]
+    for number in (6, 8):
+        assert told[number]["loss"] == calm[number]["loss"]

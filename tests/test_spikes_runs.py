@@ -111,6 +111,8 @@ def test_nan_in_one_ranks_gradient_loses_nothing(layout, packed, tmp_path, capfd
         for key in ("loss", "grad_norm", "lr", "aux_loss", "tokens", "load_max_over_mean"):
             assert line[key] == calm[number][key], (number, key)
     assert [line["skipped"] for line in lines] == [0] * 3 + [1] * 7 + [1] * (len(lines) - 10)
+    counted = [line for line in read(tmp_path / "run/metrics.jsonl") if line["step"] == 4]
+    assert [(line["skipped"], line["queued"], line["dropped"]) for line in counted] == [(1, 1, 0)]
     ring, other = (read_ring(at(tmp_path / name, n))[1] for name, n in (("run", 11), ("calm", 10)))
     for key in ("tokens", "supervised"):
         assert ring["progress"][key] == other["progress"][key]

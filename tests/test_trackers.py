@@ -1,8 +1,10 @@
 """wandb offline and TensorBoard for real: what they have written is read back."""
 
 import json
+import re
 import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,13 +122,15 @@ def test_the_heat_map_is_a_picture_in_wandb(alone, tmp_path):
 
 
 def test_colours_by_hand():
-    """A fair share is white, four times one deep red, nothing deep blue; a cell is 8 × 8 pixels."""
-    image = trackers.coloured([[1.0, 4.0], [100.0, 0.0]])
-    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
-    white, red = image[0, 0].astype(int), image[0, 15].astype(int)
-    assert white.min() > 240
-    assert red[0] > red[2] + 50 and image[15, 15][2] > image[15, 15][0] + 50
-    assert np.array_equal(image[0, 15], image[15, 0])  # beyond the scale: its end
+    """Those of the report's page, a cell 8 × 8 pixels; halfway to orange is twice a fair share."""
+    image = trackers.coloured([[1.0, 3.0, 2.0], [100.0, 0.0, 1.0]])
+    assert image.shape == (16, 24, 3) and image.dtype == np.uint8
+    page = (Path(trackers.__file__).parent / "report/page.js").read_text()
+    white = re.search(r'dark \? "#\w+" : "#(\w+)"', page)[1]
+    blue, orange = re.search(r'\[0, "#(\w+)"\], \[1 / 3, middle\], \[1, "#(\w+)"\]', page).groups()
+    cells = [[image[y, x].tobytes().hex() for x in (0, 15, 23)] for y in (0, 15)]
+    half = bytes(round((0xF3F4F6 >> s & 255) / 2 + (0xE0712F >> s & 255) / 2) for s in (16, 8, 0))
+    assert cells == [[white, orange, half.hex()], [orange, blue, white]]
 
 
 def test_tensorboard_holds_each_step_once(alone, tmp_path):

@@ -111,3 +111,34 @@ def test_the_first_step_may_take_four_times_as_long(tmp_path, monkeypatch):
         monkeypatch.setattr(dog._stop, "wait", lambda seconds: bool(ended))
         dog._watch()
         assert ended == expected
+
+
+def main_in_the_way(arguments, number, what, run_dir):
+    """Nothing can be written where stacks and tracebacks go, as on a full disk."""
+    for name in ("hang", "lost"):
+        (run_dir / f"{name}-rank-0.txt").mkdir(parents=True, exist_ok=True)
+    main_with_a_signal(arguments, number, what)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [(signal.SIGSTOP, "rank 0 on .* hangs: no step for"), (signal.SIGKILL, "rank 0 on .*: a peer")],
+)
+def test_it_ends_also_where_no_stacks_can_be_written(what, said, packed, tmp_path, capfd):
+    """Of a hang the process would else never end, of a dead peer the line would be missing."""
+    more = ["parallel.ep=2", "run.hang_timeout=8", "checkpoint.async_save=false"]
+    arguments = options(packed, tmp_path / "run", *more)
+    with pytest.raises(
+        RuntimeError, match=rf"SystemExit: {watchdog.LOST}|codes \[{watchdog.LOST},"
+    ):
+        ranks.run(
+            2,
+            main_in_the_way,
+            arguments,
+            6,
+            what,
+            tmp_path / "run",
+            folder=tmp_path / "a",
+            patience=30,
+        )
+    assert re.search(said, capfd.readouterr().err)

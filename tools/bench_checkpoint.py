@@ -124,7 +124,7 @@ class Bench:
     def saver(self, background: bool) -> saving.Saver:
         part = self.config.checkpoint.model_copy(update={"async_save": background})
         config = self.config.model_copy(update={"checkpoint": part})
-        return saving.Saver(config, self.stages, self.optimizer, self.rows, lambda line: None)
+        return saving.Saver(config, self.stages, self.optimizer, self.rows, lambda step, line: None)
 
 
 def say(report: dict[str, float], saves: int) -> None:

@@ -211,7 +211,7 @@ def verdict(keys: dict[int, list[str]], found: list[Difference], rtol: float) ->
     span = f"{_steps(len(keys), 'common ')}, {min(keys)} to {max(keys)}"
     if not found:
         how = "identical" if rtol == 0 else f"equal within {rtol:g} (relative)"
-        return [f"{how}: {span}, {len(names)} keys: {listed(names)}"]
+        return [f"{how}: {span}, {_count(len(names), 'key')}: {listed(names)}"]
     first = [one for one in found if one.step == found[0].step]
     said = [f"they part at step {first[0].step}, in {_told(first[0])}"]
     said += [f"  there also {_told(one)}" for one in first[1:MOST_KEYS]]
@@ -235,7 +235,11 @@ def verdict(keys: dict[int, list[str]], found: list[Difference], rtol: float) ->
 
 
 def _steps(count: int, kind: str = "") -> str:
-    return f"{count:,} {kind}step{'s' * (count != 1)}"
+    return _count(count, f"{kind}step")
+
+
+def _count(count: int, of: str) -> str:
+    return f"{count:,} {of}{'s' * (count != 1)}"
 
 
 def _told(one: Difference) -> str:

@@ -7,7 +7,6 @@ Looks only; installs and changes nothing, reads no secret, and needs neither a G
 """
 
 import json
-import netrc
 import os
 import shutil
 import subprocess
@@ -22,9 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from megatron_ring.trackers import has_wandb_login
+
 GIB = 2**30
 SUPPORTED_MCORE = ("0.16.1", "0.19.2")
-WANDB_HOST = "api.wandb.ai"
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,6 @@ def can_compile_c() -> bool:
     compilers = [os.environ.get("CC"), "gcc", "clang"]  # triton/runtime/build.py
     headers = Path(sysconfig.get_paths()["include"], "Python.h")
     return any(name and shutil.which(name) for name in compilers) and headers.is_file()
-
-
-def has_wandb_login() -> bool:
-    """Whether a key is there, in the environment or in ~/.netrc; the key itself is not kept."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(WANDB_HOST) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def look_at_torch() -> dict[str, object]:

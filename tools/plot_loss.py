@@ -15,15 +15,8 @@ import typer
 matplotlib.use("Agg")  # draws without a screen
 import matplotlib.pyplot as plt  # noqa: E402
 
+from megatron_ring.report.curves import smooth  # noqa: E402
 from megatron_ring.run_folder import Line, curve, read_lines  # noqa: E402
-
-
-def smooth(values: list[float], window: int) -> np.ndarray:
-    """Mean over the last `window` values; over fewer at the start."""
-    total = np.cumsum(np.concatenate([[0.0], values]))
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(end - window, 0)
-    return (total[end] - total[start]) / (end - start)
 
 
 def plot(runs: dict[str, list[Line]], output: Path) -> None:
@@ -35,8 +28,8 @@ def plot(runs: dict[str, list[Line]], output: Path) -> None:
         colour = f"C{index}"
         steps, loss = curve(lines, "loss")
         top.plot(steps, loss, color=colour, alpha=0.25, linewidth=0.8)
-        window = max(len(loss) // 50, 1)
-        top.plot(steps, smooth(loss, window), color=colour, label=f"{name}, training")
+        window = len(loss) // 50 | 1  # odd, so that it lies evenly around each step
+        top.plot(steps, smooth(np.array(loss), window), color=colour, label=f"{name}, training")
         if any("valid_loss" in line for line in lines):
             top.plot(*curve(lines, "valid_loss"), "o--", color=colour, label=f"{name}, held out")
         bottom.plot(*curve(lines, "lr"), color=colour)
@@ -54,7 +47,7 @@ def summary(lines: list[Line]) -> str:
     steps, loss = curve(lines, "loss")
     if not steps:
         raise ValueError('there is no line with a "loss" yet')
-    said = f"{steps[-1]} steps, training loss {loss[0]:.3f} -> {smooth(loss, 10)[-1]:.3f}"
+    said = f"{steps[-1]} steps, training loss {loss[0]:.3f} -> {np.mean(loss[-10:]):.3f}"
     held_out = curve(lines, "valid_loss")[1]
     return said + (f", held out {held_out[0]:.3f} -> {held_out[-1]:.3f}" if held_out else "")
 

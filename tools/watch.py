@@ -260,7 +260,7 @@ def cell(loads: list[float]) -> str:
 
 def _spikes(history: History, width: int) -> list[Text]:
     names = {name: f"{{}} {name}" for name in ("skipped", "queued", "dropped")}
-    said = _said(history.last, names)
+    said = _said(history.counts, names)
     for line in history.spikes:
         seen = {"spike_loss": "loss {:.4g}", "spike_grad_norm": "gradient norm {:.4g}"}
         said.append(f"last at step {line['step']:,}: {', '.join(_said(line, seen))}")

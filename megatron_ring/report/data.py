@@ -259,17 +259,16 @@ def _events(run: Run) -> list[dict[str, Any]]:
 
 def summary(run: Run) -> dict[str, str]:
     """The run's row in the overview, by column; "" where nothing is known."""
-    steps, _ = run.curve("loss")
     starts = [event for event in run.events if event["kind"] in ("start", "resume")]
-    total = starts[-1].get("total") if starts else None
-    last = steps[-1] if steps else run.lines[-1]["step"]
+    last = max(line["step"] for line in run.lines)
+    total = starts[-1].get("total") if starts else None  # spikes make a run longer
     hours, tokens = clock(run)[1], tokens_seen(run)[1]
     restarts = sum(event["kind"] == "resume" for event in run.events)
     skipped = _last(run, "skipped")
     return {
         "status": status(run),
         "head": run.head,
-        "steps": f"{last:,}" + (f" of {total:,}" if total else ""),
+        "steps": f"{last:,}" + (f" of {max(total, last):,}" if total else ""),
         "tokens": _large(tokens[-1]) if tokens else "",
         "time": _duration(hours[-1]) if hours else "",
         "goodput": _percent(_last(run, "goodput")),

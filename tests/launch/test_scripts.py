@@ -197,3 +197,19 @@ def test_torchrun_is_told_to_stop_and_goes_on(packed, tmp_path):
 
 def lines(run: Path) -> int:
     return (run / "metrics.jsonl").read_text().count("\n")
+
+
+def test_torchrun_is_told_before_it_has_started_a_rank(tmp_path):
+    """There is nobody else to tell; the signal must not be lost while the run goes on."""
+    python, there = tmp_path / "python", tmp_path / "there"
+    python.write_text(f"#!/bin/bash\ntouch {there}\nexec sleep 20\n")
+    python.chmod(0o755)
+    began = time.monotonic()
+    process = subprocess.Popen([ROOT / "launch/torchrun.sh"], env=os.environ | {"PYTHON": python})
+    while not there.exists():
+        assert time.monotonic() < began + 10
+        time.sleep(0.01)
+    time.sleep(0.5)  # until `touch` is no child of it any more
+    process.terminate()
+    assert process.wait() == 75
+    assert time.monotonic() < began + 10, "it was waited for"

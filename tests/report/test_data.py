@@ -50,6 +50,13 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert said["status"].startswith("running, or killed; last line 1970-01-01")
 
 
+def test_a_run_that_ends_with_spikes_is_counted_to_its_end(tmp_path: Path) -> None:
+    """Planned were 10 steps; the last batch spiked and came again twice."""
+    ends = [{"step": s, "spike_loss": 9.0, "skipped": s - 9, "queued": 1} for s in (10, 11, 12)]
+    said = data.summary(read_one(write(tmp_path / "run", [*LINES, *ends])))
+    assert (said["steps"], said["skipped"], said["loss"]) == ("12 of 12", "3", "4.0000")
+
+
 @pytest.mark.parametrize(
     ("kinds", "said"),
     [

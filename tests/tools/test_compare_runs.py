@@ -137,6 +137,7 @@ def test_lines_that_sum_up_different_steps(tmp_path: Path) -> None:
         "log.every, or a restart between lines); there only what is of the step itself is compared"
     )
     assert said[-1] == "identical: 2 common steps, 2 to 4, 2 keys: grad_norm, lr"
+    assert told(a, b, "--keys", "lr")[1][-1] == "identical: 2 common steps, 2 to 4, 1 key: lr"
     assert told(a, b, "--keys", "loss") == (
         2,
         [

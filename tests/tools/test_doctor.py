@@ -111,7 +111,7 @@ def test_wandb_key_is_seen_but_never_shown(tmp_path: Path) -> None:
         said = run(*args, WANDB_API_KEY=secret)
         assert secret not in said and "wandb: logged in" in said
     rc = tmp_path / "netrc"
-    rc.write_text(f"machine {doctor.WANDB_HOST}\n login user\n password {secret}\n")
+    rc.write_text(f"machine api.wandb.ai\n login user\n password {secret}\n")
     said = run("--json", WANDB_API_KEY="", NETRC=str(rc))
     assert secret not in said and json.loads(said)["wandb_login"] is True
     rc.write_text("nonsense")

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from tools import plot_loss
 
@@ -25,9 +26,17 @@ def write(run: Path, lines: list[dict[str, float]], tail: str = "") -> Path:
     return run
 
 
-def test_smoothing_by_hand() -> None:
-    assert plot_loss.smooth([4.0, 2.0, 6.0, 1.0], 2).tolist() == [4.0, 3.0, 4.0, 3.5]
-    assert plot_loss.smooth([4.0, 2.0], 1).tolist() == [4.0, 2.0]
+def test_a_loss_that_is_not_finite_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20 steps the fifth is nan: its place is empty, the mean of the last ten is that of ten."""
+    lines = [{"step": s, "loss": float("nan") if s == 5 else 2.0, "lr": 0.1} for s in range(1, 21)]
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, *curve, **style: drawn.append(curve[1]))
+    plot_loss.plot({"run": lines}, tmp_path / "loss.png")
+    faint, mean, _lr = (np.array(values) for values in drawn)
+    assert np.isnan(faint).tolist() == np.isnan(mean).tolist() == [s == 5 for s in range(1, 21)]
+    assert plot_loss.summary(lines) == "20 steps, training loss 2.000 -> 2.000"
 
 
 def test_summary_by_hand() -> None:

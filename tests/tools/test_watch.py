@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     lines = [training(step) for step in range(1, 413)]
     lines += [{"step": 200, "valid_loss": 2.5}, {"step": 400, "valid_loss": 2.25}]
-    lines += [{"step": 120, "spike_loss": 9.81, "spike_grad_norm": 33.1}]
+    lines += [{"step": 120, "spike_loss": 9.81, "spike_grad_norm": 33.1, "skipped": 4, "queued": 2}]
     load = [[0.0, 0.3, 1.0, 2.0, 3.0, 1.4], [1.0] * 6]
     lines += [{"step": 400, "expert_load": load, "first_layer": 2}]
     events = [
@@ -90,8 +90,7 @@ def test_every_line_by_hand(run: Path) -> None:
         "layer 2      ×░▒▓█▒",
         "layer 3      ▒▒▒▒▒▒",
         "             × dead  ░ < 0.5  ▒ < 1.5  ▓ < 2.5  █ more of a fair share, step 400",
-        "spikes       3 skipped · 1 queued · 0 dropped · last at step 120: loss 9.81, "
-        "gradient norm 33.1",
+        "spikes       4 skipped · 2 queued · last at step 120: loss 9.81, gradient norm 33.1",
         "checkpoints  200 · 400, 3 min 5 s ago",
         "",
         f"{clock[0]}     step 0 start: starting",
