@@ -38,7 +38,7 @@ class Journal:
         self.useful = sum(map(_seconds, kept))
         self.first = self._begin(folder / "events.jsonl", resumed_step)
         self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self.trackers = trackers.opened(config, resumed_step)
+        self.trackers = trackers.opened(config, resumed_step, self._warn)
 
     def _begin(self, file: Path, resumed_step: int) -> float:
         """Note the start of this life of the run; when the first began, in Unix seconds."""
@@ -109,6 +109,9 @@ class Journal:
         if self.active and text:
             self._event(kind, text, **more)
             self._print(f"[green]{text}[/]")
+
+    def _warn(self, text: str) -> None:
+        self.note(text, "warning")
 
     def saved(self, step: int, text: str) -> None:
         """What the saver says of the checkpoint of `step`, often some steps later."""

@@ -4,6 +4,7 @@ import importlib.util
 import netrc
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
@@ -37,11 +38,14 @@ def check(config: Config) -> None:
         )
 
 
-def opened(config: Config, resumed_step: int) -> list[Tracker]:
-    """Those that are switched on; earlier steps than the next to come are kept."""
+def opened(config: Config, resumed_step: int, warn: Callable[[str], None]) -> list[Tracker]:
+    """Those that are switched on; earlier steps than the next to come are kept.
+
+    ConfigError when wandb must be online and is not reached.
+    """
     found: list[Tracker] = []
     if config.log.wandb != "disabled":
-        found.append(Wandb(config))
+        found.append(Wandb(config, warn))
     if config.log.tensorboard:
         found.append(TensorBoard(config, resumed_step))
     return found
@@ -54,8 +58,8 @@ class Wandb:
     keeps the first, or both.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.run = _start_wandb(config)
+    def __init__(self, config: Config, warn: Callable[[str], None]) -> None:
+        self.run = _start_wandb(config, warn)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self.run.log(numbers, step=step)
@@ -107,13 +111,29 @@ def has_wandb_login() -> bool:
         return False
 
 
-def _start_wandb(config: Config) -> Any:
-    """A wandb run that resumes under the same id."""
+def _start_wandb(config: Config, warn: Callable[[str], None]) -> Any:
+    """A wandb run that resumes under the same id; offline if need be, where that is allowed."""
     import wandb
 
-    mode = config.log.wandb
-    if mode == "auto":
-        mode = "online" if has_wandb_login() else "offline"
+    asked = config.log.wandb
+    if asked == "offline" or (asked == "auto" and not has_wandb_login()):
+        return _wandb_run(config, "offline")
+    try:
+        return _wandb_run(config, "online")
+    except wandb.errors.Error as error:
+        # Of its first line only: the others name the server, maybe with a password in its URL.
+        reason = f"wandb: {type(error).__name__}: {str(error).splitlines()[0]}"
+    if asked == "online":
+        raise ConfigError(f"log.wandb=online, but {reason}; log.wandb=offline keeps the numbers")
+    wandb.teardown()  # else the run's id is in use
+    warn(f"{reason}; on with log.wandb=offline (`wandb sync` sends what {config.run.dir} keeps)")
+    return _wandb_run(config, "offline")
+
+
+def _wandb_run(config: Config, mode: str) -> Any:
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))  # else it prints the server's URL, password and all
     folder = Path(config.run.dir)
     id_file = folder / "wandb_id"
     if not id_file.exists():

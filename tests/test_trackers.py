@@ -93,15 +93,46 @@ def test_auto_is_offline_without_a_login(alone, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` leaves its .netrc
     monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
-    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"), print)
     netrc = tmp_path / ".netrc"
     netrc.write_text("machine api.wandb.ai\n  login user\n  password a-key\n")
     netrc.chmod(0o600)
-    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"), print)
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"))
+    trackers._start_wandb(load(f"run.dir={tmp_path}", "log.wandb=auto"), print)
     assert modes == ["offline", "online", "offline"]
-    assert trackers.opened(load("log.wandb=disabled"), 0) == []
+    assert trackers.opened(load("log.wandb=disabled"), 0, print) == []
+
+
+def test_a_login_without_a_way_to_the_server(alone, tmp_path, monkeypatch, capfd):
+    """auto: a warning, and on offline; online: an error. Nobody is told the server's password."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_API_KEY", "5ec2e7" * 6 + "abcd")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://me:5ecret@127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    wandb.teardown()  # what tests before have set
+    made = load(f"run.dir={tmp_path}", "log.wandb=auto")
+    with journal.opened(made, 1, 0) as log:
+        log.step({"step": 1} | LINE)
+    [(run_id, _, history)] = wandb_runs(tmp_path)
+    assert run_id == (tmp_path / "wandb_id").read_text()
+    assert [(line["_step"], line["loss"]) for line in history if "loss" in line] == [(1, 2.5)]
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    [warning] = [event["text"] for event in told if event["kind"] == "warning"]
+    assert warning.startswith("wandb: CommError: ")
+    assert warning.endswith(
+        f"; on with log.wandb=offline (`wandb sync` sends what {tmp_path} keeps)"
+    )
+    with pytest.raises(ConfigError) as error:
+        trackers.opened(load(f"run.dir={tmp_path}", "log.wandb=online"), 0, print)
+    said = str(error.value)
+    assert said.startswith("log.wandb=online, but wandb: CommError: ")
+    assert said.endswith("; log.wandb=offline keeps the numbers")
+    wandb.teardown()
+    assert "5ec" not in said + "".join(capfd.readouterr())
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or not re.search(rb"5ecret|5ec2e7", path.read_bytes()), path
 
 
 def test_the_heat_map_is_a_picture_in_wandb(alone, tmp_path):
