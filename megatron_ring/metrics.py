@@ -116,7 +116,8 @@ class Meter:
         self, config: Config, stages: list[LingModel], head: Head, resumed_step: int = 0
     ) -> None:
         self.config, self.stages, self.head = config, stages, head
-        self.mapped = resumed_step  # step of the last heat map
+        # As if the last line before the resumed step had had a heat map.
+        self.mapped = resumed_step - resumed_step % config.log.every
         self.peak = peak_tflops(config)
         self.visits: Tensor | float = 0.0  # [L, E] since the last heat map
         self._reset()

@@ -208,6 +208,19 @@ def test_the_heat_map_holds_all_visits_since_the_last(alone):
     assert meter.heat_map(3, last=True) is not None
 
 
+@pytest.mark.parametrize("resumed", [0, 8, 14, 20, 27, 28, 30])
+def test_heat_maps_stand_at_the_same_steps_after_a_restart(resumed, alone):
+    """A line every 7 steps, a map every 10: of the first lines that reach 10, 20, 30, …"""
+    meter = metrics.Meter(load("log.every=7", "log.heat_map_every=10"), [], HEAD, resumed)
+
+    def drawn(step):
+        meter.visits = torch.ones(1, 2)
+        return meter.heat_map(step, last=False) is not None
+
+    maps = [step for step in range(7, 64, 7) if step > resumed and drawn(step)]
+    assert maps == [step for step in (14, 21, 35, 42, 56, 63) if step > resumed]
+
+
 @pytest.mark.parametrize(
     ("name", "peak"),
     [
