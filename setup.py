@@ -41,7 +41,7 @@ EXTRAS = {
     # used on a GPU today.
     "gpu": [],
     # equality of answers beyond the plain one. Its other ANTLR breaks OmegaConf, which wants 4.9.
-    "verify": ["math-verify[antlr4_9_3]==0.9.0"],
+    "verify": ["math-verify[antlr4-9-3]==0.9.0"],
     "embeddings": ["sentence-transformers>=5"],  # label.method=embeddings; the range is not tried
     "ray": ["ray>=2.40"],  # executor=ray of tools/curate.py; 79 MB, 240 MB unpacked
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
@@ -59,7 +59,7 @@ EXTRAS = {
         # Tests run the kernels in its interpreter and compile them for GPUs that are not there. The
         # interpreter of 3.6 wants numpy < 2.4; with a CPU build of torch pip takes a newer one.
         "triton>=3.6; platform_system == 'Linux'",
-        "math-verify[antlr4_9_3]==0.9.0",
+        "math-verify[antlr4-9-3]==0.9.0",
         "ray>=2.40",  # the test that executors agree
         "packaging",  # the test of the requirements in this file
         "ruff==0.17.6",  # formatting changes between releases, and CI compares it

@@ -65,6 +65,8 @@ step reference "What stage 2 makes of the pairs" \
 step dpo "DPO" train dpo
 step plot "The losses as a picture" \
   "$bin/python" tools/plot_loss.py "$run"/{stage1,stage2,dpo} --output "$run/loss.png"
+step report "All charts of the three runs as one page" \
+  "$bin/python" tools/report.py "$run"/{stage1,stage2,dpo} --output "$run/report.html"
 step export "Export to Hugging Face format" \
   "$bin/python" tools/convert_checkpoint.py export "$run/dpo" "$run/hf"
 

@@ -169,8 +169,8 @@ def _now() -> float:
 
 
 def _seconds(line: dict[str, Any]) -> float:
-    """Seconds of training that a line stands for."""
-    return line.get("step_seconds", 0.0) * line.get("steps", 1)
+    """Seconds of the updates that a line stands for."""
+    return line.get("step_seconds", 0.0) * line.get("updates", 1)
 
 
 def _loss(line: dict[str, float]) -> str:

@@ -125,7 +125,7 @@ class Meter:
 
     def _reset(self) -> None:
         self.table: Tensor | None = None  # None: no update since the last line
-        self.supervised = self.tokens = self.steps = 0
+        self.supervised = self.tokens = self.steps = self.updates = 0
         self.flops = 0.0
 
     def add(self, counts: Counts, table: Tensor) -> None:
@@ -135,6 +135,7 @@ class Meter:
         self.tokens += counts.tokens
         self.flops += train_flops(self.config.model, counts)
         self.steps += 1
+        self.updates += 1
         self.routed = self._routed()
 
     def skip(self) -> None:
@@ -162,6 +163,7 @@ class Meter:
             "tokens": self.tokens,
             "supervised": self.supervised,
             "steps": self.steps,
+            "updates": self.updates,
             "step_seconds": trained / self.steps,
             "tokens_per_second": self.tokens / trained,
             "tokens_per_second_per_device": self.tokens / trained / parallel.world_size(),

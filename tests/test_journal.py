@@ -79,7 +79,7 @@ def test_the_diary_is_kept_over_all_lives(alone, tmp_path):
 def test_goodput_is_training_over_all_that_has_passed(alone, tmp_path):
     """The first life began 100 s ago and kept 2 steps of 4 s; two more lines of 3 × 4 s follow.
 
-    A line of a step that is run again counts once.
+    A line of a step that is run again counts once; skipped steps, two a line, do not count.
     """
     diary, metrics = tmp_path / "events.jsonl", tmp_path / "metrics.jsonl"
     first = {"time": time.time() - 100, "step": 0, "kind": "start", "text": ""}
@@ -88,7 +88,7 @@ def test_goodput_is_training_over_all_that_has_passed(alone, tmp_path):
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with journal.opened(load(f"run.dir={tmp_path}", "log.wandb=disabled"), 9, 2) as log:
         for step in (5, 8):
-            log.step({"step": step} | LINE | {"step_seconds": 4.0, "steps": 3})
+            log.step({"step": step} | LINE | {"step_seconds": 4.0, "steps": 5, "updates": 3})
     said = [line["goodput"] for line in read(metrics) if "goodput" in line]
     assert said == pytest.approx([0.20, 0.32], abs=0.01)
 
