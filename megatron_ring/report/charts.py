@@ -248,7 +248,7 @@ SPIKES = Section(
 SECTIONS = (SFT, DPO, MOE, SPEED, SPIKES)
 
 # Not curves: where a line stands, and what is drawn otherwise.
-NO_CURVES = {"step", "steps", "time", "first_layer", "spike_loss", "spike_grad_norm"}
+NO_CURVES = {"step", "steps", "updates", "time", "first_layer", "spike_loss", "spike_grad_norm"}
 
 
 def matches(pattern: str, key: str) -> bool:

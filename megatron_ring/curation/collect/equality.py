@@ -38,7 +38,7 @@ class MathVerify:
         if command is None and find_spec("math_verify") is None:
             raise ConfigError(
                 "equality=math_verify needs the package math-verify: "
-                "pip install 'math-verify[antlr4_9_3]', or set equality=plain"
+                "pip install 'math-verify[antlr4-9-3]', or set equality=plain"
             )
         self.timeout = timeout
         self.command = command or [sys.executable, "-c", WORKER]
