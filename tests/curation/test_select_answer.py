@@ -313,6 +313,6 @@ def test_math_verify_knows_forms_that_plain_text_does_not(
 
 def test_math_verify_is_asked_for_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equality, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'math-verify\[antlr4_9_3\]', or set equ"):
+    with pytest.raises(ConfigError, match=r"pip install 'math-verify\[antlr4-9-3\]', or set equ"):
         SelectAnswer(SelectAnswerConfig(equality="math_verify"))
     SelectAnswer(SelectAnswerConfig())
