@@ -3,6 +3,7 @@
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 
 from megatron_ring import parallel
 from megatron_ring.optim import sharded
@@ -43,13 +44,12 @@ class GradientNorms:
         """`grad_norm/PART` before clipping: between `step.gradient` and `step.update`."""
         grads: dict[str, list[torch.Tensor]] = {part: [] for part in self.parts}
         for optimizer in self._optimizers:
-            # Those which megatron-core counts: not what other tensor ranks have as well.
-            counted = {id(grad) for grad in optimizer.get_main_grads_for_grad_norm()}
             wholes = (*optimizer.model_float16_groups, *optimizer.model_fp32_groups)
             shards = (*optimizer.shard_fp32_from_float16_groups, *optimizer.shard_fp32_groups)
             for group, own in zip(wholes, shards, strict=True):
                 for parameter, shard in zip(group, own, strict=True):
-                    if id(shard.grad) in counted:
+                    # As megatron-core counts: not what the first tensor rank has as well.
+                    if shard.grad is not None and param_is_not_tensor_parallel_duplicate(shard):
                         grads[self._part_of[id(parameter)]].append(shard.grad)
         squares = torch.zeros(len(grads), dtype=torch.float64, device=torch.cuda.current_device())
         for index, own in enumerate(grads.values()):
