@@ -1,6 +1,5 @@
 """Interrupted in every way that Slurm knows, a run ends with the weights of one that was not."""
 
-import json
 import signal
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from megatron_ring import train
 from tests import ranks
 from tests.launch import cluster
-from tests.runs import GOLDEN, same_tensors
+from tests.runs import GOLDEN, lines, same_tensors
 from tests.test_checkpoint import options
 from tests.test_reference import pack_pairs
 
@@ -45,16 +44,9 @@ def last(run):
     return run / f"checkpoints/step-{STEPS:08d}"
 
 
-def steps(run):
-    """The steps in the run's log; [] before there is one."""
-    file = run / "metrics.jsonl"
-    whole = [text for text in file.read_text().split("\n")[:-1]] if file.exists() else []
-    return [json.loads(text)["step"] for text in whole]
-
-
 def after(job, run, step):
     """Wait until the run has made `step` steps."""
-    job.wait(f"step {step}", lambda: max(steps(run), default=0) >= step, every=0.01)
+    job.wait(f"step {step}", lambda: max(lines(run), default=0) >= step, every=0.01)
 
 
 def stops(job):
@@ -65,7 +57,7 @@ def stops(job):
 
 def same_as(calm, run):
     same_tensors(calm, last(run))
-    assert steps(run) == list(range(1, STEPS + 1))
+    assert list(lines(run)) == list(range(1, STEPS + 1))
 
 
 def test_signal_time_limit_and_requeue_in_one_run(slurm, data, calm, tmp_path):
@@ -195,5 +187,5 @@ def test_the_three_stages(slurm, packed, tmp_path):
     for job in jobs:
         assert job.end() == "COMPLETED", job.said()
     assert f"wrote {pairs}/reference: weights" in jobs[2].said()
-    assert [max(steps(run)) for run in stages] == [3, 3, 3]
+    assert [max(lines(run)) for run in stages] == [3, 3, 3]
     assert (third / "checkpoints/step-00000003/ring.json").is_file()
