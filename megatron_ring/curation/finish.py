@@ -1,6 +1,7 @@
 """The last step of a run: files of kept records, their manifest, the report and the card."""
 
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from megatron_ring.curation.recipe import Segment
 from megatron_ring.curation.record import Record
 from megatron_ring.curation.segment import Counts, Paths, merge_counts
 from megatron_ring.curation.shards import (
+    file_stem,
     read_json,
     read_lines,
     write_json,
@@ -45,10 +47,12 @@ def write_output(
         (paths.work / WRITTEN).unlink(missing_ok=True)
         files = _write_kept(config, paths, segments[-1], found)
         _write_manifest(config, paths, files)
-        mix = config.stages[-1] if config.stages else None
+        mix, folder = config.stages[-1] if config.stages else None, paths.output / "mix"
+        shutil.rmtree(folder, ignore_errors=True)  # of another recipe
         if isinstance(mix, MixConfig):
             _write_mix(paths, segments[-2], len(found["pieces"]), mix)
-        sizes = {str(file): file.stat().st_size for file, _ in files}
+        made = [file for file, _ in files] + list(folder.glob("*"))
+        sizes = {str(file): file.stat().st_size for file in made}
         write_json(paths.work / WRITTEN, {"follows": follows, "sizes": sizes})
     _check_lines(paths, segments, len(found["pieces"]), counts)
     with writing(paths.output / "recipe.yaml") as file:
@@ -75,7 +79,7 @@ def _write_kept(
         shards = [n for n, piece in enumerate(found["pieces"]) if piece[0] == index]
         lines = _lines(paths, last, shards)
         total = sum(read_json(paths.counts(last, shard))["records"] for shard in shards)
-        size, stem = config.records_per_file, source["name"].replace("/", "_")
+        size, stem = config.records_per_file, file_stem(source["name"])
         for number in range(-(-total // size)):
             name = stem if total <= size else f"{stem}-{number:05d}"
             path = folder / f"{name}.{config.format}"

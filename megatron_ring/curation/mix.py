@@ -4,9 +4,9 @@ Which records are taken where there are more depends on the seed and on their id
 order, and not on the number of workers. A larger quota takes the same ones and more.
 """
 
-import json
-import os
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,7 +17,8 @@ import yaml
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.mix import MixConfig, Quota
 from megatron_ring.curation.collect.cells import kind_of
-from megatron_ring.curation.record import Record, Rejection, response_of
+from megatron_ring.curation.record import Record, Rejection, response_of, told_apart
+from megatron_ring.curation.shards import dump, file_stem, write_json, writing
 
 QUEUE, MANIFEST, REPORT = "queue.jsonl", "pack.yaml", "report.json"
 
@@ -36,7 +37,7 @@ class Cell:
     @property
     def file(self) -> str:
         """Name of its file beside the manifest."""
-        return f"{self.name.replace('/', '_')}.jsonl"
+        return _file_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Mix:
         self.options = options
         self.report: MixReport | None = None  # of the last decision
         self._requested = requested(options)
+        files = {QUEUE: "the prompts without an answer"}
+        for cell in self._requested:
+            if (other := files.setdefault(_file_of(cell), cell)) != cell:
+                raise ConfigError(
+                    f"quotas: {cell} and {other} would both be written to {_file_of(cell)}; give "
+                    "one another name"
+                )
 
     def summarise(self, record: Record) -> dict[str, Any]:
         """The cell of a record, and whether it has an answer to learn."""
@@ -77,11 +85,7 @@ class Mix:
         """
         found: dict[str, list[tuple[str, str]]] = {name: [] for name in self._requested}
         rejected: dict[str, Rejection] = {}
-        seen: set[str] = set()
         for name, summary in summaries:
-            if name in seen:
-                raise ConfigError(f"two records have the id {name}; their sources need other names")
-            seen.add(name)
             if "queue" in summary:
                 rejected[name] = Rejection("no_answer", f"its prompt is in {QUEUE}")
             elif "why" in summary:
@@ -131,40 +135,38 @@ def write_mix(read: Callable[[], Iterable[Record]], options: MixConfig, folder: 
     twice and never held. Files appear when they are whole. ConfigError when nothing is taken.
     """
     stage = Mix(options)
-    rejected = stage.decide((record["id"], stage.summarise(record)) for record in read())
+    rejected = stage.decide((name, stage.summarise(record)) for name, record in _named(read()))
     report = stage.report
     assert report is not None
     if not any(cell.taken for cell in report.cells):
         raise ConfigError(
             f"no record fits any of the quotas {', '.join(options.quotas)}: {report.rejected}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {cell.name: folder / cell.file for cell in report.cells if cell.taken}
-    queue = folder / QUEUE
-    opened = {path: _partial(path).open("wb") for path in [*files.values(), queue]}
-    try:
-        for record in read():
-            why = rejected.get(record["id"])
-            if why is not None and why.reason != "no_answer":
-                continue
-            cell, _ = cell_of(record, options)
-            path = queue if why is not None else files[str(cell)]
-            line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-            opened[path].write(line.encode("utf-8", "surrogatepass") + b"\n")
-    finally:
-        for file in opened.values():
-            file.close()
-    for path in opened:
-        os.replace(_partial(path), path)
+    names = [QUEUE, *(cell.file for cell in report.cells if cell.taken)]
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(writing(folder / name, synced=True)) for name in names}
+        for name, record in _named(read()):
+            why = rejected.get(name)
+            if why is None or why.reason == "no_answer":
+                cell, _ = cell_of(record, options)
+                files[QUEUE if why is not None else _file_of(str(cell))].write(dump(record))
     sources = [
-        {"path": str(files[cell.name]), "name": cell.name, "weight": cell.weight}
+        {"path": str(folder / cell.file), "name": cell.name, "weight": cell.weight}
         for cell in report.cells
         if cell.taken
     ]
-    _write(folder / MANIFEST, yaml.safe_dump({"sources": sources}, sort_keys=False))
+    with writing(folder / MANIFEST) as file:
+        file.write(yaml.safe_dump({"sources": sources}, sort_keys=False).encode())
     told = {"cells": [asdict(cell) for cell in report.cells], "rejected": report.rejected}
-    _write(folder / REPORT, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / REPORT, told)
     return report
+
+
+def _named(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    """Records with names of their own, those that the run's decision knew them by."""
+    seen: Counter[str] = Counter()
+    for record in records:
+        yield told_apart(record["id"], seen), record
 
 
 def requested(options: MixConfig) -> dict[str, int]:
@@ -219,10 +221,5 @@ def priority(seed: int, name: str) -> str:
     return blake2b(f"{seed}/{name}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
-
-
-def _write(path: Path, text: str) -> None:
-    _partial(path).write_text(text, encoding="utf-8")
-    os.replace(_partial(path), path)
+def _file_of(cell: str) -> str:
+    return f"{file_stem(cell)}.jsonl"

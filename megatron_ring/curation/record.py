@@ -4,6 +4,7 @@ A record is plain JSON, a line of a JSONL shard. Stages are pure: they never cha
 are given, and the same record always meets the same fate, whatever process or machine looks at it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -66,6 +67,12 @@ class GlobalStage(Protocol):
 
         `summaries` are (id, summary) in the order of the input, and may be gone through again.
         """
+
+
+def told_apart(name: str, seen: Counter[str]) -> str:
+    """The id, or where it came before id#2, id#3: what a source calls unique need not be."""
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
 
 def prompt_of(record: Record) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation import CurateConfig
+from megatron_ring.config.curation.mix import MixConfig
 from megatron_ring.curation import finish, work
 from megatron_ring.curation.collect.adapt import complete, to_record
 from megatron_ring.curation.reading import read_piece
 from megatron_ring.curation.recipe import READ, Segment, label_steps, make_stage, segments_of
-from megatron_ring.curation.record import Record, Rejection
+from megatron_ring.curation.record import Record, Rejection, told_apart
 from megatron_ring.curation.segment import Counts, Job, Paths, check_record, merge_counts
 from megatron_ring.curation.shards import read_json, read_lines, write_json
 
@@ -168,10 +169,7 @@ def _decide(
 
 
 class Summaries:
-    """(id, summary) of all records that reach a global stage, in order; as often as wanted.
-
-    An id that came before gets a number behind it: what a source calls unique need not be.
-    """
+    """(id, summary) of all records that reach a global stage, in order; as often as wanted."""
 
     def __init__(self, paths: Paths, segment: Segment, num_shards: int) -> None:
         self.files = [paths.summaries(segment, shard) for shard in range(num_shards)]
@@ -179,9 +177,8 @@ class Summaries:
         seen: Counter[str] = Counter()
         for shard, file in enumerate(self.files):
             for position, (name, _) in enumerate(read_lines(file)):
-                seen[name] += 1
-                if seen[name] > 1:
-                    self.again[shard, position] = f"{name}#{seen[name]}"
+                if (own := told_apart(name, seen)) != name:
+                    self.again[shard, position] = own
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         for shard, file in enumerate(self.files):
@@ -224,11 +221,17 @@ class Try:
     fate: str  # kept, or which stage rejects it, and why
 
 
+def _for_one(options: Any) -> Any:
+    """Options of a stage that is shown one record: that fills no quota."""
+    is_mix = isinstance(options, MixConfig)
+    return options.model_copy(update={"when_short": "take_all"}) if is_mix else options
+
+
 def try_out(config: CurateConfig) -> list[Try]:
     """What a run would do with the first record of each source; writes nothing."""
     found = work.cut_input(config, None)
     pieces = work.pieces_of(found)
-    steps = [(step, make_stage(step.options)) for step in label_steps(config.stages)]
+    steps = [(step, make_stage(_for_one(step.options))) for step in label_steps(config.stages)]
     tried = []
     for index, given in enumerate(config.sources):
         source = complete(given)

@@ -73,6 +73,11 @@ def writing(path: Path, synced: bool = False) -> Iterator[BinaryIO]:
         half.unlink(missing_ok=True)
 
 
+def file_stem(name: str) -> str:
+    """What the file of a source or a quota is called."""
+    return name.replace("/", "_")
+
+
 def dump(value: Any) -> bytes:
     """A line of JSON; NaN is an error, since other readers do not know it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -27,7 +27,7 @@ from megatron_ring.curation.collect.read import paths_of
 from megatron_ring.curation.reading import Piece, cut_source, sha256_of
 from megatron_ring.curation.recipe import READ, Segment, stage_class
 from megatron_ring.curation.segment import JOB, RECORDED, Paths
-from megatron_ring.curation.shards import HALF, read_json, write_json
+from megatron_ring.curation.shards import HALF, file_stem, read_json, write_json
 
 BIG = 1 << 26  # bytes; a stage's file beyond is told by size and date instead of its content
 
@@ -58,10 +58,14 @@ def cut_input(config: CurateConfig, old: dict[str, Any] | None) -> dict[str, Any
     is written. ConfigError for two sources of one name, and a file that is not there.
     """
     sources = [complete(source) for source in config.sources]
-    names = [source.name for source in sources]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ConfigError(f"two sources are named {name!r}; set sources.{index}.name")
+    stems: dict[str, str] = {}
+    for index, name in enumerate(str(source.name) for source in sources):
+        if (stem := file_stem(name)) in stems:
+            same = f"two sources are named {name!r}"
+            clash = f"sources {stems[stem]!r} and {name!r} would both be written to kept/{stem}"
+            told = same if stems[stem] == name else clash
+            raise ConfigError(f"{told}; set sources.{index}.name")
+        stems[stem] = name
     asked = [source.model_dump(mode="json") for source in sources]
     sizes = [config.records_per_shard, config.max_record_bytes]
     files = []

@@ -168,7 +168,7 @@ def test_files_hold_what_was_taken_with_its_lineage(tmp_path: Path) -> None:
     assert told["rejected"] == {"no_answer": 1, "no_quota": 12, "over_quota": 20}
     assert [cell["taken"] for cell in told["cells"]] == [20, 3, 1]
     assert report.cells[1].short == 0
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.half"))
     # Mixed again, what was taken is taken.
     kept = [
         one
@@ -228,6 +228,7 @@ def test_what_cannot_be_mixed(tmp_path: Path) -> None:
         ConfigError, match="no record fits any of the quotas x: {'no_answer': 1, 'n"
     ):
         write_mix(lambda: RECORDS, config, tmp_path)
-    twice = [*RECORDS, RECORDS[0]]
-    with pytest.raises(ConfigError, match="two records have the id math/0; their sources need oth"):
-        decide(twice)
+    for names in (["queue"], ["a/b", "a_b"]):
+        quotas = {"quotas": {name: {"take": 1} for name in names}}
+        with pytest.raises(ConfigError, match="would both be written to .*; give one another name"):
+            Mix(MixConfig.model_validate(quotas))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_ring.config import ConfigError
+from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import run
 from tests.curation.runs import ids, lines, outcome, rejected, simple
 
@@ -256,3 +257,8 @@ def test_a_source_that_is_not_there_and_two_of_a_name(tmp_path):
     file = write(tmp_path / "a.jsonl", GOOD)
     with pytest.raises(ConfigError, match="two sources are named 'a'; set sources.1.name"):
         curate(tmp_path, file, file)
+    sources = [{"name": name, "path": str(file)} for name in ("a/b", "a_b")]
+    config = CurateConfig(sources=sources, stages=[], output=str(tmp_path / "out"))
+    clash = "'a/b' and 'a_b' would both be written to kept/a_b; set sources.1.name"
+    with pytest.raises(ConfigError, match=clash):
+        run.run(config)

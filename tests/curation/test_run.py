@@ -17,6 +17,7 @@ import pytest
 
 from megatron_ring.config import ConfigError
 from megatron_ring.config.curation import CurateConfig
+from megatron_ring.config.curation.collect import Columns
 from megatron_ring.curation import recipe, run
 from megatron_ring.curation.record import Rejection
 from tests.curation.runs import SMOKE, ids, lines, load, outcome, rejected, simple, write_rows
@@ -470,3 +471,38 @@ def test_a_mix_is_written_beside(tmp_path):
 
 def test_smoke_recipe_says_how_it_is_run():
     assert "tools/curate.py run tests/curation/smoke.yaml" in SMOKE.read_text()
+
+
+def test_a_mix_takes_records_whose_ids_come_twice(tmp_path):
+    """The mix is what is kept, and the decision is the run's."""
+    file = tmp_path / "rows.jsonl"
+    rows = [{"id": n % 2, "prompt": f"What is {n}?", "response": f"It is {n}."} for n in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"id": "id", "prompt": "prompt", "response": "response"}
+    mix = {"stage": "mix", "quotas": {"all": {"take": 5}}}
+    config = simple(tmp_path / "out", file, stages=[mix], records_per_shard=2)
+    source = config.sources[0].model_copy(update={"columns": Columns(**columns)})
+    run.run(config.model_copy(update={"sources": [source]}))
+    mixed = lines(tmp_path / "out/mix/all.jsonl")
+    assert mixed == lines(tmp_path / "out/kept/rows.jsonl") and len(mixed) == 5
+
+
+def test_a_mix_of_another_recipe_is_gone_and_a_lost_file_is_written_again(tmp_path):
+    mixed = "stages=[{stage: mix, quotas: {a: {take: 5}}}]"
+    run.run(load(mixed, output=tmp_path / "out"))
+    file = tmp_path / "out/mix/a.jsonl"
+    before = file.read_bytes()
+    file.unlink()
+    run.run(load(mixed, output=tmp_path / "out"))
+    assert file.read_bytes() == before
+    run.run(load(mixed.replace("a:", "b:"), output=tmp_path / "out"))
+    assert {path.name for path in file.parent.iterdir()} == {
+        *("b.jsonl", "queue.jsonl", "pack.yaml", "report.json")
+    }
+    run.run(load("stages=[]", output=tmp_path / "out"))
+    assert not file.parent.exists()
+
+
+def test_the_first_records_are_tried_without_filling_quotas(tmp_path):
+    stage = "stages=[{stage: mix, when_short: error, quotas: {a: {take: 20}}}]"
+    assert [one.fate for one in run.try_out(load(stage, output=tmp_path))] == ["kept", "kept"]
