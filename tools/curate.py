@@ -63,7 +63,7 @@ from megatron_ring.config import curation as keys
 from megatron_ring.config.curation import CurateConfig, collect
 from megatron_ring.curation import run as curation
 from megatron_ring.curation.recipe import GLOBAL_STAGES, STAGES, segments_of
-from megatron_ring.curation.segment import Paths
+from megatron_ring.curation.segment import REPORT, Paths
 from megatron_ring.curation.shards import read_json, read_lines
 
 ROOT = Path(__file__).parents[1]
@@ -132,8 +132,11 @@ def show_plan(console: Console, config: CurateConfig) -> None:
 def status(console: Console, arguments: list[str]) -> int:
     """How far a run is."""
     paths = Paths(one_folder(arguments))
-    found = read_json(paths.input)
+    found, report = read_json(paths.input), read_json(paths.output / REPORT)
     folders = sorted(path for path in paths.work.glob("[0-9][0-9]-*") if path.is_dir())
+    if report is not None and not paths.work.exists():  # finished, and work/ was removed
+        print_report(console, report)
+        return 0
     if found is None or not folders:
         raise ConfigError(f"{paths.output} has no run in it")
     table = Table("segment", "stages", "shards done", "shards", title=str(paths.output))
@@ -142,7 +145,6 @@ def status(console: Console, arguments: list[str]) -> int:
         done = len(list((folder / "counts").glob("*.json")))
         table.add_row(folder.name, ", ".join(labels), f"{done:,}", f"{len(found['pieces']):,}")
     console.print(table)
-    report = read_json(paths.output / "report.json")
     if report is not None and all((folder / curation.DONE).exists() for folder in folders):
         print_report(console, report)
     return 0

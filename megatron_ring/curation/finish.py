@@ -17,7 +17,7 @@ from megatron_ring.config.curation.mix import MixConfig
 from megatron_ring.curation.mix import write_mix
 from megatron_ring.curation.recipe import Segment
 from megatron_ring.curation.record import Record
-from megatron_ring.curation.segment import Counts, Paths, merge_counts
+from megatron_ring.curation.segment import CARD, Counts, Paths, merge_counts
 from megatron_ring.curation.shards import (
     file_stem,
     read_json,
@@ -58,7 +58,7 @@ def write_output(
     with writing(paths.output / "recipe.yaml") as file:
         tree = config.model_dump(mode="json")
         file.write(OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
-    write_json(paths.output / "card.json", _card(config, found, described[-1]["fingerprint"]))
+    write_json(paths.output / CARD, _card(config, found, described[-1]["fingerprint"]))
     return _report(paths, segments, found, counts)
 
 

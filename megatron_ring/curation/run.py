@@ -21,7 +21,14 @@ from megatron_ring.curation.collect.adapt import complete, to_record
 from megatron_ring.curation.reading import read_piece
 from megatron_ring.curation.recipe import READ, Segment, label_steps, make_stage, segments_of
 from megatron_ring.curation.record import Record, Rejection, told_apart
-from megatron_ring.curation.segment import Counts, Job, Paths, check_record, merge_counts
+from megatron_ring.curation.segment import (
+    REPORT,
+    Counts,
+    Job,
+    Paths,
+    check_record,
+    merge_counts,
+)
 from megatron_ring.curation.shards import read_json, read_lines, write_json
 
 DONE = "done.json"  # in a segment's folder: its counts, when all shards are finished
@@ -80,7 +87,7 @@ def run(config: CurateConfig, teller: Teller | None = None) -> Result:
         _check_chain(counts)
         report = finish.write_output(config, paths, segments, described, found, counts)
         report["wall_seconds"] = round(time.perf_counter() - began, 3)
-        write_json(paths.output / "report.json", report)
+        write_json(paths.output / REPORT, report)
     return Result(paths.output, counts, report)
 
 

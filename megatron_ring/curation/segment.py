@@ -25,6 +25,7 @@ from megatron_ring.curation.shards import dump, read_json, read_lines, write_jso
 
 ROLES = ("system", "user", "assistant", "tool")
 RECORDED = "segment.json"  # in a segment's folder: its fingerprint and what it follows from
+CARD, REPORT = "card.json", "report.json"  # in the output, the last files of a run
 JOB = "slurm_job.json"  # in a segment's tasks: the number of its job
 BATCH = 256  # records that go through a stage together; a shard may hold long ones
 SHOWN = 2000  # characters of a row that made no record, kept with its rejection

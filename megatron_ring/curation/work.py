@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from megatron_ring.curation.collect.adapt import complete
 from megatron_ring.curation.collect.read import paths_of
 from megatron_ring.curation.reading import Piece, cut_source, sha256_of
 from megatron_ring.curation.recipe import READ, Segment, stage_class
-from megatron_ring.curation.segment import JOB, RECORDED, Paths
+from megatron_ring.curation.segment import CARD, JOB, RECORDED, Paths
 from megatron_ring.curation.shards import HALF, file_stem, read_json, write_json
 
 BIG = 1 << 26  # bytes; a stage's file beyond is told by size and date instead of its content
@@ -36,10 +37,14 @@ BIG = 1 << 26  # bytes; a stage's file beyond is told by size and date instead o
 def claimed(paths: Paths) -> Iterator[None]:
     """The output folder, with nobody else at work in it; ConfigError when there is."""
     output, work = paths.output, paths.work
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={output} is a file; name a folder")
     if output.exists() and not work.exists() and any(output.iterdir()):
-        raise ConfigError(
-            f"output={output} has other files in it and no run; choose another folder"
-        )
+        if not (output / CARD).exists():
+            raise ConfigError(
+                f"output={output} has other files in it and no run; choose another folder"
+            )
+        shutil.rmtree(output / "rejected", ignore_errors=True)  # of stages that may not come again
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         try:
@@ -77,13 +82,20 @@ def cut_input(config: CurateConfig, old: dict[str, Any] | None) -> dict[str, Any
     if old is not None and {key: old[key] for key in told} == told:
         return old
     known = {tuple(file): old["sha256"][i] for i, file in enumerate(old["files"])} if old else {}
-    sums = [known.get(tuple(file)) or sha256_of(Path(file[1])) for file in files]
+    sums = [known.get(tuple(file)) or _checksum(*file[:2]) for file in files]
     pieces = [
         astuple(piece)
         for index, source in enumerate(sources)
         for piece in cut_source(source, index, *sizes)
     ]
     return {**told, "sha256": sums, "pieces": pieces}
+
+
+def _checksum(name: str, path: str) -> str:
+    try:
+        return sha256_of(Path(path))
+    except OSError as error:
+        raise ConfigError(f"source {name}: path={path} cannot be read: {error}") from None
 
 
 def pieces_of(found: dict[str, Any]) -> list[Piece]:
@@ -182,20 +194,20 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _strings(value: Any) -> set[str]:
     if isinstance(value, str):
         return {value} if len(value) < 1000 and "\n" not in value and "\0" not in value else set()
-    if isinstance(value, dict):
-        value = list(value.values())
+    if isinstance(value, dict):  # a cache is what the stage itself writes
+        value = [one for key, one in value.items() if key != "cache"]
     return {text for one in value for text in _strings(one)} if isinstance(value, list) else set()
 
 
 def _digest_path(name: str) -> Any:
     """What tells one content of a file or folder from another; None when there is neither."""
     path = Path(name)
-    if path.is_file():
+    if isfile(name):  # os.path's: of a long regular expression pathlib's is an error
         facts = path.stat()
         if facts.st_size > BIG:
             return [facts.st_size, facts.st_mtime_ns]
         return xxhash.xxh3_128_hexdigest(path.read_bytes())
-    if path.is_dir() and "/" in name:
+    if isdir(name) and "/" in name:
         facts = [(str(p), p.stat()) for p in sorted(path.rglob("*")) if p.is_file()]
         return xxhash.xxh3_128_hexdigest(
             json.dumps([[n, f.st_size, f.st_mtime_ns] for n, f in facts]).encode()

@@ -506,3 +506,34 @@ def test_a_mix_of_another_recipe_is_gone_and_a_lost_file_is_written_again(tmp_pa
 def test_the_first_records_are_tried_without_filling_quotas(tmp_path):
     stage = "stages=[{stage: mix, when_short: error, quotas: {a: {take: 20}}}]"
     assert [one.fate for one in run.try_out(load(stage, output=tmp_path))] == ["kept", "kept"]
+
+
+def test_work_that_was_removed_is_done_again(tmp_path):
+    """As errors and the documentation say that it may be."""
+    first = run.run(load(output=tmp_path / "out"))
+    before = outcome(first.output)
+    shutil.rmtree(tmp_path / "out/work")
+    assert outcome(run.run(load(output=tmp_path / "out")).output) == before
+    shutil.rmtree(tmp_path / "out/work")
+    run.run(load("stages=[]", output=tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out/rejected").iterdir()] == ["read"]
+    with pytest.raises(ConfigError, match="card.json is a file; name a folder"):
+        run.run(load(output=tmp_path / "out/card.json"))
+
+
+def test_what_a_stage_writes_itself_does_not_make_it_another(tmp_path):
+    judge = {"endpoint": "http://127.0.0.1:9/v1", "model": "m", "cache": str(tmp_path / "cache")}
+    stages = [{"stage": "label", "judge": {**judge, "below": 0.0}}]
+    config = simple(tmp_path / "out", write_rows(tmp_path / "rows.jsonl", 3), stages=stages)
+    run.run(config)
+    counts = tmp_path / "out/work/00-read/counts/00000.json"
+    before = counts.stat().st_mtime_ns
+    (tmp_path / "cache/answer.json").write_text("{}")
+    run.run(config)
+    assert counts.stat().st_mtime_ns == before
+
+
+def test_a_long_regular_expression_is_no_file(tmp_path):
+    stages = [{"stage": "purify", "figures": {"patterns": ["see figure " + "x" * 300]}}]
+    config = simple(tmp_path / "out", write_rows(tmp_path / "rows.jsonl", 3), stages=stages)
+    assert run.run(config).counts["purify"].kept == 3

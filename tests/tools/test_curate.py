@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import pytest
 from rich.console import Console
@@ -142,3 +143,9 @@ def test_a_terminal_has_a_bar_with_the_time_that_is_left():
 
 def test_long_texts_are_cut():
     assert curate.cut("a" * 700) == "a" * 600 + " ... (700 characters)"
+
+
+def test_status_when_work_was_removed(done, capsys):
+    shutil.rmtree(done / "work")
+    status, said = call(capsys, "status", done)
+    assert status == 0 and re.search(r"exact +│ +32 │ +31 │ 1 duplicate +│", said)
