@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_ring.config.curation.collect import SourceConfig
-from megatron_ring.curation.collect.read import Row, paths_of, read_rows, stem_of
+from megatron_ring.curation.collect.read import Row, hub_rows, paths_of, stem_of
 from megatron_ring.curation.record import Rejection
 
 SHOWN = 2000  # characters of a line that could not be read, kept with its rejection
@@ -69,7 +69,7 @@ def cut_source(source: SourceConfig, number: int, size: int, max_bytes: int) -> 
 def read_piece(source: SourceConfig, piece: Piece, max_bytes: int) -> Iterator[Row]:
     """Rows in order, or why there is none. Reading goes on behind every fault."""
     if piece.kind == "hub":
-        yield from islice(read_rows(source), piece.start, piece.stop)
+        yield from islice(hub_rows(source), piece.start, piece.stop)
         return
     path = Path(piece.file or "")
     if piece.kind == "array":
@@ -102,7 +102,7 @@ def _cut(
     source: SourceConfig, number: int, path: Path | None, size: int, max_bytes: int
 ) -> Iterator[Piece]:
     if path is None:
-        total = sum(1 for _ in read_rows(source))
+        total = sum(1 for _ in hub_rows(source))
         yield from _ranges(number, None, "hub", total, size)
         return
     kind = _kind(source, path)

@@ -1,10 +1,15 @@
 """Runs of recipes for the tests, and what they leave."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_ring import config
 from megatron_ring.config.curation import CurateConfig
+from megatron_ring.config.curation.collect import SourceConfig
+from megatron_ring.curation.collect.adapt import complete, to_record
+from megatron_ring.curation.reading import cut_source, read_piece
+from megatron_ring.curation.record import Record, Rejection
 
 HERE = Path(__file__).parent
 SMOKE = HERE / "smoke.yaml"
@@ -18,6 +23,14 @@ def load(*overrides: str, output: Path, file: Path = SMOKE) -> CurateConfig:
     ]
     given = sources if file == SMOKE else []
     return config.load(CurateConfig, [str(file)], [*given, f"output={output}", *overrides])
+
+
+def read_source(source: SourceConfig, size: int = 2) -> Iterator[Record | Rejection]:
+    """What a run makes of a source's rows, before any stage; in pieces of `size` rows."""
+    source, most = complete(source), 4_000_000
+    for piece in cut_source(source, 0, size, most):
+        for row in read_piece(source, piece, most):
+            yield row.fault if row.fault is not None else to_record(source, row)
 
 
 def simple(output: Path, *paths: Path, **keys: object) -> CurateConfig:

@@ -13,11 +13,12 @@ import pytest
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.collect import Columns, SourceConfig
 from megatron_ring.config.loading import build
-from megatron_ring.curation.collect.adapt import complete, read_source
+from megatron_ring.curation.collect.adapt import complete
 from megatron_ring.curation.collect.cells import pick, text
 from megatron_ring.curation.collect.known import KNOWN
 from megatron_ring.curation.collect.read import commit_of
 from megatron_ring.curation.record import Record, Rejection
+from tests.curation.runs import read_source
 
 SETS = Path(__file__).parent / "sets"
 
@@ -239,9 +240,9 @@ def test_bad_rows_are_named_and_survived(tmp_path: Path) -> None:
     ]
     faults = [item for item in found if isinstance(item, Rejection)]
     assert [(f.reason, f.evidence) for f in faults] == [
-        ("malformed_json", f"{file}:2: Expecting value: line 2 column 1 (char 7)"),
-        ("not_utf8", f"{file}:4: byte 0 is 0xff"),
-        ("not_an_object", f"{file}:5: a JSON list"),
+        ("malformed_json", f'{file}:2: Expecting value: line 1 column 6 (char 5): {{"p":'),
+        ("not_utf8", f"{file}:4: byte 0 is 0xff, near '\ufffd{{\"p\": 1}}'"),
+        ("not_an_object", f"{file}:5: a JSON list: [1]"),
         ("no_prompt", f"{file}:6: prompt='p' holds no text (its columns: q)"),
     ]
 
@@ -252,27 +253,35 @@ def test_bad_rows_are_named_and_survived(tmp_path: Path) -> None:
         ({"name": "x"}, "source x: give one of path (local files) and hub (a `datasets` name); "),
         ({"path": "nowhere/*.jsonl"}, "path=nowhere/*.jsonl: there is no such file"),
         ({"set": "openr1"}, "unknown set 'openr1'; known: openr1_math, numina_cot, synthetic_1"),
-        ({"path": "{tmp}/a.txt"}, "a.txt is none of .jsonl, .json, .parquet (.gz too)"),
-        ({"path": "{tmp}/bad.json"}, "bad.json is no JSON: Expecting"),
-        ({"path": "{tmp}/o.json", "rows": "z"}, "o.json has no key rows='z' (its keys: a)"),
-        ({"path": "{tmp}/o.json", "rows": "a"}, "o.json is a JSON int, no list"),
-        ({"path": "{tmp}/bad.parquet"}, "bad.parquet is no Parquet: "),
+        ({"path": "{tmp}/a.txt"}, "a.txt is none of .jsonl, .ndjson, .json, .parquet (.gz too)"),
+        ({"path": "{tmp}/empty"}, "empty is a folder; name its files, as in path={tmp}/empty/*.js"),
         ({"hub": "{tmp}/empty"}, "cannot be loaded: "),
     ],
 )
 def test_sources_that_cannot_be_read(keys: dict, complaint: str, tmp_path: Path) -> None:
-    for name, content in {
-        "a.txt": "x",
-        "bad.json": "[1,",
-        "o.json": '{"a": 1}',
-        "bad.parquet": "PAR",
-    }.items():
-        (tmp_path / name).write_text(content)
+    (tmp_path / "a.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     keys = {key: value.replace("{tmp}", str(tmp_path)) for key, value in keys.items()}
     with pytest.raises(ConfigError) as error:
         read(**keys)
-    assert complaint in str(error.value)
+    assert complaint.replace("{tmp}", str(tmp_path)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows", "complaint"),
+    [
+        ("bad.json", "[1,", None, "the whole file: Expecting value"),
+        ("o.json", '{"a": 1}', "z", "no key rows='z' (its keys: a)"),
+        ("o.json", '{"a": 1}', "a", "a JSON int, no array"),
+        ("bad.parquet", "PAR", None, "no Parquet: "),
+    ],
+)
+def test_files_that_hold_no_rows_are_one_fault(
+    name: str, content: str, rows: str | None, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    (fault,) = read(path=str(tmp_path / name), rows=rows)
+    assert isinstance(fault, Rejection) and complaint in fault.evidence
 
 
 def test_keys_beside_a_set_win() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.collect import CheckToolsConfig, SourceConfig
-from megatron_ring.curation.collect.adapt import read_source
 from megatron_ring.curation.collect.tools import REASONS, CheckTools
 from megatron_ring.curation.collect.turns import answer_turn, to_schema
 from megatron_ring.curation.record import Record, Rejection
+from tests.curation.runs import read_source
 
 
 def read_row(row: dict[str, Any], tmp_path: Path, **keys: Any) -> Record | Rejection:

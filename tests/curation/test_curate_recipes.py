@@ -17,12 +17,13 @@ from megatron_ring.config.curation.collect import (
 )
 from megatron_ring.config.curation.mix import MixConfig
 from megatron_ring.config.loading import build
-from megatron_ring.curation.collect.adapt import complete, read_source
+from megatron_ring.curation.collect.adapt import complete
 from megatron_ring.curation.collect.prompts import ScorePrompt
 from megatron_ring.curation.collect.select import SelectAnswer
 from megatron_ring.curation.collect.tools import CheckTools
 from megatron_ring.curation.mix import requested, write_mix
 from megatron_ring.curation.record import Record, Rejection
+from tests.curation.runs import read_source
 
 FOLDER = Path(__file__).parents[2] / "configs" / "curate"
 SOURCES = sorted((FOLDER / "sources").glob("*.yaml"))

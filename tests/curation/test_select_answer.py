@@ -10,7 +10,6 @@ import pytest
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.collect import SelectAnswerConfig, SourceConfig
 from megatron_ring.curation.collect import equality
-from megatron_ring.curation.collect.adapt import read_source
 from megatron_ring.curation.collect.answers import (
     as_number,
     behind_hashes,
@@ -21,6 +20,7 @@ from megatron_ring.curation.collect.answers import (
 )
 from megatron_ring.curation.collect.select import SelectAnswer, chinese_share
 from megatron_ring.curation.record import Record, Rejection
+from tests.curation.runs import read_source
 
 SETS = Path(__file__).parent / "sets"
 

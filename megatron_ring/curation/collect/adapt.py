@@ -5,7 +5,6 @@ stage select_answer; until then the record holds the prompt alone.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from megatron_ring.config.base import ConfigError
@@ -14,7 +13,7 @@ from megatron_ring.curation.collect.answers import behind_hashes, boxed
 from megatron_ring.curation.collect.cells import pick, text
 from megatron_ring.curation.collect.forms import FORMS
 from megatron_ring.curation.collect.known import KNOWN
-from megatron_ring.curation.collect.read import Row, paths_of, read_rows, stem_of
+from megatron_ring.curation.collect.read import Row, paths_of, stem_of
 from megatron_ring.curation.collect.turns import RowError
 from megatron_ring.curation.record import Record, Rejection
 
@@ -22,15 +21,11 @@ LABELS = ("domain", "level", "topic")
 CARD = ("model", "date", "sampling")
 
 
-def read_source(source: SourceConfig) -> Iterator[Record | Rejection]:
-    """All records of a source in order, and why some rows are none."""
-    source = complete(source)
-    for row in read_rows(source):
-        yield row.fault if row.fault is not None else to_record(source, row)
-
-
 def complete(source: SourceConfig) -> SourceConfig:
-    """The source with what is known of its set, and a name; ConfigError for an unknown set."""
+    """The source with what is known of its set, and a name.
+
+    ConfigError for an unknown set, and unless there is one of path and hub.
+    """
     if source.set is not None:
         if source.set not in KNOWN:
             known = ", ".join(KNOWN)
@@ -40,6 +35,11 @@ def complete(source: SourceConfig) -> SourceConfig:
             given["hub"] = None  # a copy on this machine
         known_keys = KNOWN[source.set].model_dump(exclude_unset=True)
         source = SourceConfig.model_validate({**known_keys, **given})
+    if (source.path is None) == (source.hub is None):
+        raise ConfigError(
+            f"source {source.name}: give one of path (local files) and hub (a `datasets` name); "
+            f"path={source.path}, hub={source.hub}"
+        )
     if source.name is None:
         here = stem_of(paths_of(source)[0]) if source.path else (source.hub or "").split("/")[-1]
         source = source.model_copy(update={"name": source.set or here})
