@@ -7,9 +7,10 @@ Examples:
     python tools/check_contamination.py packed/stage1 --fingerprint fp/aime24 --salt fp/salt
 
 The last gate: whatever was done to the records before, this looks at the artefact itself. JSONL
-(also .gz), .json and Parquet files, or folders of them: every text in them, however deep. Folders
-that tools/pack.py wrote: every document, decoded; there items shorter than an n-gram are not seen.
-Texts are searched by n-grams, with --neighbours for rewordings too. Nothing to read is status 2.
+(also .gz), .json and Parquet files, or folders of them: every text in them, however deep, but of
+a run of tools/curate.py not what it rejected (rejected/, work/). Folders that tools/pack.py wrote:
+every document, decoded; there items shorter than an n-gram are not seen. Texts are
+searched by n-grams, with --neighbours for rewordings too. Nothing to read is status 2.
 """
 
 from collections.abc import Iterator
@@ -89,7 +90,8 @@ def texts_in(path: Path) -> Iterator[tuple[str, str]]:
         yield from documents_in(path)
     elif path.is_dir():
         for file in sorted(f for f in path.rglob("*") if f.is_file()):
-            if file.name.endswith(SUFFIXES) and not file.is_relative_to(path / "rejected"):
+            dropped = any(file.is_relative_to(path / part) for part in ("rejected", "work"))
+            if file.name.endswith(SUFFIXES) and not dropped:
                 yield from texts_in(file)
     else:
         for number, row in enumerate(read_rows(path)):

@@ -51,6 +51,8 @@ def test_the_gate_on_files(tmp_path: Path, gate: list[Any]) -> None:
     (folder / "a.jsonl").write_text(clean + "\n")
     (folder / "report.json").write_text('{"cells": [1]}')  # one object, as mix writes it
     (folder / "rejected" / "a.jsonl").write_text(bad + "\n")  # not trained on
+    (folder / "work").mkdir()
+    (folder / "work" / "a.jsonl").write_text(bad + '\n["id", 1]\n')  # nor this
     status, said = tool("check_contamination", folder, *gate)
     assert (status, said) == (0, "3 texts checked, 0 findings\n")
     pq.write_table(pa.Table.from_pylist([chat(LAMPS), chat(FROG)]), folder / "b.parquet")

@@ -130,6 +130,13 @@ def test_files_and_folders_are_read_alike(tmp_path: Path) -> None:
     assert count(read_labels(plain), OWN).counts == {"all": {"unknown": 2}}
 
 
+def test_of_a_run_what_it_kept_is_read(tmp_path: Path) -> None:
+    for part in ("kept", "work", "mix"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a.jsonl").write_text('{"domain": "math"}\n')
+    assert count(read_labels(tmp_path), OWN).total("all") == 1
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"domain": "math"}\n{"domain": \n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"a.jsonl:2: not JSON"):

@@ -92,8 +92,11 @@ def count(records: Iterable[dict[str, Any]], taxonomy: Taxonomy) -> Distribution
 def read_labels(path: Path) -> Iterator[dict[str, Any]]:
     """Labels of each record of a JSONL or Parquet file, or of all such files below a folder.
 
+    Of a folder of tools/curate.py run what it kept.
+
     ValueError names file and line of what is no record; ConfigError, a path without any.
     """
+    path = path / "kept" if (path / "kept").is_dir() else path
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     files = [file for file in files if file.suffix in (".jsonl", ".parquet")]
     if not files or not path.exists():
