@@ -188,5 +188,5 @@ def test_the_key_comes_from_a_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ConfigError, match="key_file=.*empty has no key on its first line"):
         judge(server, key_file=tmp_path / "empty")
-    with pytest.raises(ConfigError, match="judge.key_file: cannot read .*nowhere"):
+    with pytest.raises(ConfigError, match="key_file: cannot read .*nowhere"):
         judge(server, key_file=tmp_path / "nowhere")

@@ -3,24 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from megatron_ring.config.base import Part
-
-
-class EndpointConfig(Part):
-    """A model behind an OpenAI-compatible endpoint."""
-
-    endpoint: str = Field(description="up to /v1: http://localhost:8000/v1")
-    model: str = Field(description="its name, as the endpoint knows it")
-    key_file: Path | None = Field(
-        None, description="file whose first line is the API key; absent: no key is sent"
-    )
-    timeout_s: PositiveFloat = Field(60.0, description="seconds for one answer")
-    retries: NonNegativeInt = Field(
-        3, description="after no answer, 429 or 5xx; then the run stops"
-    )
-    retry_wait_s: float = Field(1.0, ge=0, description="before the first retry; then twice as long")
+from megatron_ring.config.curation.endpoint import EndpointConfig
 
 
 class JudgeConfig(EndpointConfig):

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from megatron_ring.config.base import Part
+from megatron_ring.config.curation.endpoint import EndpointConfig
 
 
 class SourceRule(Part):
@@ -38,22 +39,14 @@ class SourceRule(Part):
         return self
 
 
-class JudgeConfig(Part):
-    """A language model behind an OpenAI-compatible endpoint, for what the offline path doubts."""
+class JudgeConfig(EndpointConfig):
+    """A language model asked for what the offline path doubts."""
 
-    endpoint: str = Field(description="up to /v1: http://localhost:8000/v1")
-    model: str = Field(description="its name, as the endpoint knows it")
-    key_file: Path | None = Field(
-        None, description="file whose first line is the API key; absent: no key is sent"
-    )
     below: float = Field(
         0.6, ge=0, le=1, description="asked when the offline confidence is below this"
     )
     max_tokens: PositiveInt = Field(256, description="of an answer; more when the model reasons")
     max_characters: PositiveInt = Field(4000, description="of a record's text that are shown to it")
-    timeout_s: PositiveFloat = Field(60.0, description="seconds for one answer")
-    retries: NonNegativeInt = Field(2, description="after an answer that did not come, or 429, 5xx")
-    retry_wait_s: float = Field(1.0, ge=0, description="before the first retry; then twice as long")
     give_up_after: PositiveInt = Field(
         10,
         description="records in a row without any answer after which the run stops, so that a dead "

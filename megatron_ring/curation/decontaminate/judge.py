@@ -1,19 +1,13 @@
 """Models behind OpenAI-compatible endpoints: a judge of two texts, and embeddings."""
 
 import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 import numpy as np
 
-from megatron_ring.config.base import ConfigError
-from megatron_ring.config.curation.decontaminate import (
-    EmbeddingConfig,
-    EndpointConfig,
-    JudgeConfig,
-)
+from megatron_ring.config.curation.decontaminate import EmbeddingConfig, JudgeConfig
+from megatron_ring.curation.endpoint import Endpoint, without_thought
 
 MAX_CHARACTERS = 8000  # of a text that are shown to a model
 
@@ -32,44 +26,8 @@ other numbers, other conditions or another question do.
 Answer yes or no, and nothing else."""
 
 
-class Endpoint:
-    """POSTs JSON; waits and tries again where that may help."""
-
-    def __init__(self, options: EndpointConfig) -> None:
-        self._options = options
-        headers = {}
-        if options.key_file is not None:
-            lines = options.key_file.read_text(encoding="utf-8").splitlines()
-            if not lines:
-                raise ConfigError(f"{options.key_file}: empty, but its first line is the API key")
-            headers = {"authorization": f"Bearer {lines[0].strip()}"}
-        self._client = httpx.Client(timeout=options.timeout_s, headers=headers)
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """What the endpoint answers. RuntimeError after the last attempt: were a dead endpoint
-        taken for an answer, verdicts would depend on its health."""
-        url = f"{self._options.endpoint.rstrip('/')}/{path}"
-        problem = ""
-        for attempt in range(self._options.retries + 1):
-            if attempt:
-                time.sleep(self._options.retry_wait_s * 2 ** (attempt - 1))
-            try:
-                reply = self._client.post(url, json={"model": self._options.model, **body})
-                if reply.status_code == 200:
-                    return reply.json()
-                problem = f"HTTP {reply.status_code} {reply.text[:100]}"
-                if reply.status_code != 429 and reply.status_code < 500:
-                    break  # a wrong key or model name does not get better by waiting
-            except (httpx.HTTPError, ValueError) as error:
-                problem = f"{type(error).__name__} {error}"
-        raise RuntimeError(
-            f"{url}: no answer after {attempt + 1} attempts, the last time: {problem}. Start it "
-            "and resume the run, or leave out `judge` and `embedding`"
-        )
-
-
 class Judge:
-    """Says whether two texts are one problem."""
+    """Says whether two texts are one problem. A dead endpoint is an error, not a verdict."""
 
     def __init__(self, options: JudgeConfig) -> None:
         self._options, self._endpoint = options, Endpoint(options)
@@ -91,8 +49,7 @@ class Judge:
 
 def read_verdict(said: str) -> bool | None:
     """The yes or no that an answer begins with, behind its thought; None when it has neither."""
-    said = re.sub(r"\A.*</think>", "", said, flags=re.DOTALL)
-    found = re.match(r"\W*(yes|no)\b", said, flags=re.IGNORECASE)
+    found = re.match(r"\W*(yes|no)\b", without_thought(said), flags=re.IGNORECASE)
     return found and found[1].lower() == "yes"
 
 

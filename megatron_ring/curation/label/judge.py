@@ -5,18 +5,14 @@ Its answer counts when it is one JSON object with a path that exists, and not ot
 
 import json
 import os
-import re
-import time
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.label import JudgeConfig
+from megatron_ring.curation.endpoint import Endpoint, NoAnswerError, without_thought
 from megatron_ring.curation.taxonomy import Taxonomy
 
 ASKED = """You sort questions and tasks by subject. Choose the one path that best fits what the \
@@ -47,8 +43,7 @@ class Judge:
         self.options, self.taxonomy = options, taxonomy
         self.counts: Counter[str] = Counter()
         self._silent = 0  # records in a row without an answer
-        headers = {"authorization": f"Bearer {_key(options.key_file)}"} if options.key_file else {}
-        self._client = httpx.Client(timeout=options.timeout_s, headers=headers)
+        self._endpoint = Endpoint(options)
         leaves = [f"{node.path}: {node.en}" for node in taxonomy.leaves()]
         self._asked = ASKED.format(paths="\n".join(leaves))
         if options.cache:
@@ -92,26 +87,13 @@ class Judge:
 
     def _post(self, request: dict[str, Any]) -> tuple[str | None, str]:
         """Text of the answer, or None and why there is none."""
-        url = f"{self.options.endpoint.rstrip('/')}/chat/completions"
-        problem = ""
-        for attempt in range(self.options.retries + 1):
-            if attempt:
-                time.sleep(self.options.retry_wait_s * 2 ** (attempt - 1))
-            try:
-                reply = self._client.post(url, json=request)
-                if reply.status_code == 200:
-                    content = reply.json()["choices"][0]["message"]["content"]
-                    return str(content or ""), ""
-                problem = f"HTTP {reply.status_code} {reply.text[:100]}"
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__} {error}"
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                problem = f"an answer of another shape: {type(error).__name__} {error}"
-            else:
-                if reply.status_code != 429 and reply.status_code < 500:
-                    # A wrong key or model name does not get better by waiting.
-                    break
-        return None, problem
+        try:
+            reply = self._endpoint.post("chat/completions", request)
+            return str(reply["choices"][0]["message"]["content"] or ""), ""
+        except NoAnswerError as error:
+            return None, error.problem
+        except (KeyError, IndexError, TypeError) as error:
+            return None, f"an answer of another shape: {type(error).__name__} {error}"
 
     def _remembered(self, request: dict[str, Any]) -> tuple[str | None, str]:
         file = self._file(request)
@@ -136,7 +118,7 @@ class Judge:
 
 def check(answer: str, taxonomy: Taxonomy) -> Verdict:
     """The verdict that a model's text holds. Thought before </think> is not part of the answer."""
-    text = re.sub(r"\A.*</think>", "", answer, flags=re.DOTALL).strip()
+    text = without_thought(answer)
     try:
         found = json.loads(text)
     except json.JSONDecodeError:
@@ -149,13 +131,3 @@ def check(answer: str, taxonomy: Taxonomy) -> Verdict:
     if type(sure) not in (int, float) or not 0 <= sure <= 1:
         return Verdict(problem="wrong confidence", detail=str(sure)[:100])
     return Verdict(path, float(sure))
-
-
-def _key(file: Path) -> str:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"judge.key_file: cannot read {file}: {error}") from None
-    if not lines or not lines[0].strip():
-        raise ConfigError(f"judge.key_file={file} has no key on its first line")
-    return lines[0].strip()

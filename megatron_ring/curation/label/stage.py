@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.label import LabelConfig
+from megatron_ring.curation.collect.cells import pick
 from megatron_ring.curation.label import embedding, model
 from megatron_ring.curation.label.judge import Judge
 from megatron_ring.curation.label.rows import load_seeds
@@ -60,7 +61,7 @@ class Label:
         for rule in self.options.sources:
             if not fnmatchcase(record.get("source", ""), rule.source):
                 continue
-            value = _column(record, rule.column) if rule.column else None
+            value = pick(record, rule.column)
             path = rule.paths.get(str(value), rule.path)
             if path is not None:
                 return path, "source"
@@ -114,13 +115,3 @@ def _check_paths(options: LabelConfig, taxonomy: Taxonomy) -> None:
                 taxonomy.node(path)
             except ValueError as error:
                 raise ConfigError(f"sources[{i}] ({rule.source}): {error}") from None
-
-
-def _column(record: Record, dotted: str) -> Any:
-    """The value at extra.subject or the like; None when it is not there."""
-    value: Any = record
-    for key in dotted.split("."):
-        if not isinstance(value, dict) or key not in value:
-            return None
-        value = value[key]
-    return value
