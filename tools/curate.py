@@ -43,7 +43,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.markup import escape
@@ -59,8 +59,7 @@ from rich.text import Text
 
 from megatron_ring import config as configuration
 from megatron_ring.config import ConfigError, Part
-from megatron_ring.config import curation as keys
-from megatron_ring.config.curation import CurateConfig, collect
+from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import run as curation
 from megatron_ring.curation.recipe import GLOBAL_STAGES, STAGES, segments_of
 from megatron_ring.curation.segment import REPORT, Paths
@@ -76,12 +75,8 @@ def main(arguments: list[str]) -> int:
     commands = {"run": run, "status": status, "show": show, "stages": stages, "schema": schema}
     if not arguments or {"-h", "--help"} & set(arguments):
         console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
-        console.print("Keys of a recipe (sources.N. and stages.N. have their own):")
+        console.print("Keys of a recipe (those of stages: curate.py stages):")
         print_keys(console, CurateConfig, "")
-        print_keys(console, keys.SlurmConfig, "slurm.")
-        print_keys(console, keys.RayConfig, "ray.")
-        print_keys(console, collect.SourceConfig, "sources.N.")
-        print_keys(console, collect.Columns, "sources.N.columns.")
         return 0
     try:
         if arguments[0] not in commands:
@@ -215,19 +210,35 @@ def one_folder(arguments: list[str]) -> Path:
 
 
 def print_keys(console: Console, cls: type[Part], prefix: str) -> None:
-    """The keys of a part of the configuration, with their defaults."""
+    """The keys of a part of the configuration and of the parts in it, with their defaults."""
     for name, field in cls.model_fields.items():
-        if prefix == "" and name in ("slurm", "ray", "stage"):
+        if name == "stage":
             continue
-        default = "" if field.is_required() else f" [{_shown(field.default)}]"
-        choices = " | ".join(map(str, get_args(field.annotation)))
-        choices = f" {choices}" if "Literal" in str(field.annotation) else ""
-        about = f"{choices}{default}  {field.description or ''}"
+        part, place = _part_in(field.annotation)
+        is_part = isinstance(field.default, Part)
+        default = "" if field.is_required() or is_part else f" [{field.default}]"
+        choices = " | ".join(map(str, _choices(field.annotation)))
+        about = f"{choices and ' '}{choices}{default}  {field.description or ''}"
         console.print(Text.assemble((f"    {prefix}{name}", "bold"), about), soft_wrap=True)
+        if part is not None:
+            print_keys(console, part, f"{prefix}{name}.{place}")
 
 
-def _shown(default: Any) -> str:
-    return "{}" if isinstance(default, Part) else str(default)
+def _part_in(annotation: Any, place: str = "") -> tuple[type[Part] | None, str]:
+    """The one Part that a key holds, or a list or table of; and where in the key it stands."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation, place
+    inner = {list: "N.", dict: "NAME."}.get(get_origin(annotation), "")
+    found = [_part_in(one, place + inner) for one in get_args(annotation)]
+    parts = [one for one in found if one[0] is not None]
+    return parts[0] if len(parts) == 1 else (None, "")
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The values of a Literal, or of the elements of a list."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next(filter(None, map(_choices, get_args(annotation))), ())
 
 
 def print_record(console: Console, record: Any) -> None:

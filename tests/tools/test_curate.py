@@ -83,6 +83,14 @@ def test_every_stage_is_listed_with_its_options(capsys):
     for name, (options, _) in {**recipe.STAGES, **recipe.GLOBAL_STAGES}.items():
         assert re.search(rf"^{name}  ", said, re.MULTILINE)
         assert all(f"    {key}" in said for key in options.model_fields if key != "stage")
+    for key in (
+        "judge.below [0.6]",
+        "quotas.NAME.take ",
+        "sources.N.paths",
+        "latex.look_at both |",
+    ):
+        assert f"    {key}" in said  # also those of parts in parts
+    assert " repetition_characters | repetition_loop |" in said and "typing" not in said
     assert "check_tools" not in call(capsys, "stages", "minhash")[1]
     assert "unknown stage 'x'; known: " in call(capsys, "stages", "x")[1]
 
