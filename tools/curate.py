@@ -164,8 +164,10 @@ def show(console: Console, arguments: list[str]) -> int:
             f"stage {wanted['--stage']!r} rejected nothing; those that did: {', '.join(there)}"
         )
     number, shown, total = int(wanted["-n"]), 0, 0
+    reasons: set[str] = set()
     for path in sorted(folder.glob(f"{wanted['--stage'] or '*'}/*.jsonl")):
         for line in read_lines(path):
+            reasons.add(line["reason"])
             if wanted["--reason"] not in ("", line["reason"]):
                 continue
             total += 1
@@ -176,6 +178,11 @@ def show(console: Console, arguments: list[str]) -> int:
                 )
                 console.print(Text(line["evidence"], style="yellow"), soft_wrap=True)
                 print_record(console, line["record"])
+    if wanted["--reason"] and not total:
+        raise ConfigError(
+            f"nothing was rejected for the reason {wanted['--reason']!r}; there are: "
+            f"{', '.join(sorted(reasons)) or 'none'}"
+        )
     console.rule(f"{shown:,} of {total:,} rejected records", align="left")
     return 0
 

@@ -193,3 +193,8 @@ def test_items_of_files(tmp_path: Path) -> None:
             read_items(lines, "text")
     with pytest.raises(ConfigError, match="gone.jsonl: cannot be read"):
         read_items(tmp_path / "gone.jsonl", "text")
+    (tmp_path / "bad.parquet").write_text("PAR")
+    with pytest.raises(ConfigError, match="bad.parquet: cannot be read"):
+        read_items(tmp_path / "bad.parquet", "text")
+    lines.write_text(json.dumps(rows[0]), encoding="utf-8-sig")  # as Windows' editors save
+    assert read_items(lines, "text") == [("0", "求值")]

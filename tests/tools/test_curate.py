@@ -76,6 +76,8 @@ def test_rejected_records_are_shown(done, capsys):
     assert status == 1
     assert "stage 'none' rejected nothing; those that did: exact, minhash, read" in said
     assert "-n 'x' is no number" in call(capsys, "show", done, "-n", "x")[1]
+    _, said = call(capsys, "show", done, "--stage", "read", "--reason", "x")
+    assert "nothing was rejected for the reason 'x'; there are: " in said and "no_prompt" in said
 
 
 def test_every_stage_is_listed_with_its_options(capsys):

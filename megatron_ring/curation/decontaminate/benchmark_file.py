@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_ring.config.base import ConfigError
@@ -37,8 +38,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         if file.suffix == ".parquet":
             return pq.read_table(file).to_pylist()
         data = file.read_bytes()
-        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, EOFError, pa.ArrowException) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
     name = file.name.removesuffix(".gz")
     try:
