@@ -27,14 +27,14 @@ curate() { # curate STAGE SOURCE...
 curate stage1 maths.yaml science.yaml code.yaml
 curate stage2 maths.yaml science.yaml code.yaml general.yaml tools.yaml
 for stage in stage1 stage2; do
-  "$bin/python" tools/check_contamination.py "$out/$stage/mix" --salt "$out/fingerprints/salt" \
+  "$bin/python" tools/check_contamination.py "$out/$stage" --salt "$out/fingerprints/salt" \
     --fingerprint "$out/fingerprints/aime24" --fingerprint "$out/fingerprints/math500" \
     --fingerprint "$out/fingerprints/gsm8k"
 done
 "$bin/python" tools/taxonomy_report.py "$out"/stage1/kept "$out"/stage2/kept --output "$out/report.html"
 
 [ -e "$out/tokenizer.model" ] || "$bin/python" tools/train_tokenizer.py \
-  "$out"/stage2/mix/*.jsonl "$out/tokenizer.model" --vocab-size 8192
+  "$out"/stage2/kept/*.jsonl "$out/tokenizer.model" --vocab-size 8192
 for stage in stage1 stage2; do
   [ -e "$out/packed/$stage" ] || "$bin/python" tools/pack.py "$out/$stage/mix/pack.yaml" \
     tokenizer="$out/tokenizer.model" row_tokens=2048 output="$out/packed/$stage"
