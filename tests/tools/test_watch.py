@@ -229,6 +229,8 @@ def in_terminal(folder: Path) -> tuple[subprocess.Popen, int]:
         stderr=theirs,
         env=ENVIRONMENT | {"LINES": "24", "TERM": "xterm-256color"},
         start_new_session=True,
+        # Where the tests run in the background, SIGINT is ignored, and so by all they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(theirs)
     return process, ours
