@@ -13,17 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from megatron_ring.curation.sandbox.isolation import Isolation, SandboxError, find_isolation
 from megatron_ring.curation.sandbox.probe import prove
-from megatron_ring.curation.sandbox.work import Job, Limits, Result, Verdict, work
+from megatron_ring.curation.sandbox.work import Job, Limits, Result, Verdict, run_job
 
 __all__ = ["Job", "Limits", "Result", "SandboxError", "Verdict"]
-__all__ += ["isolation", "run", "run_many", "run_tests"]
+__all__ += ["proven", "run", "run_many", "run_tests"]
 
 DEFAULT = Limits()
 _lock = threading.Lock()
 _proven: list[Isolation] = []
 
 
-def isolation() -> Isolation:
+def proven() -> Isolation:
     """What this machine isolates with, proven once in this process; SandboxError when it cannot."""
     with _lock:
         if not _proven:
@@ -47,7 +47,7 @@ def run(
     ValueError for a path that leads elsewhere; SandboxError when it could not be isolated.
     """
     job = Job(program=program, stdin=stdin, files=files or {}, tests=tests)
-    return work(isolation(), job, limits)
+    return run_job(proven(), job, limits)
 
 
 def run_tests(solution: str, tests: str, *, limits: Limits = DEFAULT) -> Verdict:
@@ -65,13 +65,13 @@ def run_many(
     if workers < 0:
         raise ValueError(f"workers={workers}: give the number of programs at a time, or 0")
     workers = workers or len(os.sched_getaffinity(0))
-    shut_in = isolation()
+    shut_in = proven()
     # Threads suffice, for they wait; and a sandbox dies with the thread that started it.
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Result]] = deque()
     try:
         for job in jobs:
-            waiting.append(pool.submit(work, shut_in, job, limits))
+            waiting.append(pool.submit(run_job, shut_in, job, limits))
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
         while waiting:

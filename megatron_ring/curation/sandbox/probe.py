@@ -13,7 +13,7 @@ from megatron_ring.curation.sandbox.isolation import (
     Isolation,
     SandboxError,
 )
-from megatron_ring.curation.sandbox.work import Job, Limits, work
+from megatron_ring.curation.sandbox.work import Job, Limits, run_job
 
 PROCESSES = 6  # the limit in the proof; more forks than that are tried
 EXPECTED = {
@@ -71,7 +71,7 @@ def prove(isolation: Isolation) -> None:
         path.write_text("outside")
         told = {"port": server.getsockname()[1], "path": str(path), "forks": 2 * PROCESSES}
         job = Job(program=PROBE, stdin=json.dumps(told))
-        result = work(isolation, job, Limits(processes=PROCESSES))
+        result = run_job(isolation, job, Limits(processes=PROCESSES))
     if result.verdict != "passed":
         raise SandboxError(
             f"the probe of the sandbox ended as {result.verdict}: {result.stderr.strip()}"

@@ -94,7 +94,7 @@ class Result:
     seconds: float = field(compare=False)  # wall time; two runs are equal without it
 
 
-def work(isolation: Isolation, job: Job, limits: Limits) -> Result:
+def run_job(isolation: Isolation, job: Job, limits: Limits) -> Result:
     """Run a job; when this returns or raises, no process of it is left.
 
     SandboxError when it could not be started.
