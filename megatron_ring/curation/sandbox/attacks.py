@@ -16,8 +16,8 @@ from megatron_ring.curation.sandbox.isolation import ENVIRONMENT, Isolation
 from megatron_ring.curation.sandbox.work import Job, Limits, Result, Verdict, run_job
 
 LIMITS = Limits(
-    seconds=6,
-    cpu_seconds=5,
+    seconds=5,
+    cpu_seconds=2,
     memory=1 << 28,
     processes=8,
     disk=1 << 24,
