@@ -255,6 +255,8 @@ class _Watched:
         out, err = (bytes(self.read[fd][: self.most[fd]]) for fd in (self.out, self.err))
         stderr = err.decode("utf-8", "backslashreplace")
         if self.started is None:
+            if self.process.returncode == 1 and "Traceback" in stderr:  # of boot.py
+                raise SandboxError(f"the sandbox could not be set up inside: {stderr.strip()}")
             raise SandboxError(why_refused(stderr))
         code, said = self.process.returncode, bytes(self.read[self.said])
         if self.stopped:
