@@ -111,7 +111,9 @@ def split(texts: list[str], salt: words.Salt) -> int:
 
 
 def flagged(stage: Decontaminate, texts: list[str]) -> int:
-    return sum(any(one.contaminated for one in found) for found in stage.check_texts(texts))
+    return sum(
+        any(one.contaminated for one in found) for found in stage.check_texts(texts) if found
+    )
 
 
 def stage(stage: Decontaminate, records: list[Any]) -> int:

@@ -93,7 +93,8 @@ class NgramSearch:
 
     def search(self, batch: Words) -> list[Found]:
         """Items found in the texts of a batch, by text and item."""
-        return sorted(self._long_items(batch) + self._short_items(batch))
+        long, short = self._long_items(batch), self._short_items(batch)
+        return sorted(long + short) if short else long
 
     def _long_items(self, batch: Words) -> list[Found]:
         made_W = words.grams(batch.hashes_W, self.n, self.salt)
@@ -115,18 +116,36 @@ class NgramSearch:
         owners = self._owners[self._first_G[grams[rows]] + behind]
         keys = texts[rows] * len(self._counts) + owners
         order = np.argsort(keys, kind="stable")
-        pairs, first = np.unique(keys[order], return_index=True)
+        return self._covered(keys[order], grams[rows[order]], hits[rows[order]])
+
+    def _covered(self, keys: np.ndarray, grams: np.ndarray, hits: np.ndarray) -> list[Found]:
+        """The pairs of text and item (keys, ascending) with enough n-grams. For each pair `hits`,
+        the places of its n-grams, ascend; all pairs are looked at together."""
+        # First without the pairs that had too few even if all their hits were of other n-grams.
+        pairs, _, counts = _groups(keys)
+        rows = np.flatnonzero(np.repeat(self._enough(pairs, counts), counts))
+        if not len(rows):
+            return []
+        keys, grams, hits = keys[rows], grams[rows], hits[rows]
         # An n-gram that a text has twice counts once.
-        distinct = np.unique(keys * len(self._grams_G) + grams[rows]) // len(self._grams_G)
-        counts = np.diff(np.searchsorted(distinct, np.append(pairs, keys.max() + 1)))
+        distinct, _, _ = _groups(np.sort(keys * len(self._grams_G) + grams))
+        pairs, _, counts = _groups(distinct // len(self._grams_G))
+        enough = self._enough(pairs, counts)
+        starts, stops = _longest_runs(keys, hits)
+        texts, items = np.divmod(pairs[enough], len(self._counts))
+        columns = (
+            texts,
+            items,
+            counts[enough] / self._counts[items],
+            starts[enough],
+            stops[enough] + self.n,
+        )
+        return list(map(Found._make, zip(*(c.tolist() for c in columns), strict=True)))
+
+    def _enough(self, pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """bool: whether so many of the n-grams of a pair's item are what is needed of them."""
         items = pairs % len(self._counts)
-        coverage = counts / self._counts[items]
-        found, last = [], np.append(first[1:], len(order))
-        for k in np.flatnonzero(coverage >= self._needed[items]).tolist():
-            start, stop = _longest_run(hits[rows[order[first[k] : last[k]]]])
-            text = int(pairs[k]) // len(self._counts)
-            found.append(Found(text, int(items[k]), float(coverage[k]), start, stop + self.n))
-        return found
+        return counts / self._counts[items] >= self._needed[items]
 
     def _short_items(self, batch: Words) -> list[Found]:
         """Items of fewer than n words: texts that begin or end with them, with few words more."""
@@ -161,10 +180,19 @@ class NgramSearch:
         return list(found.values())
 
 
-def _longest_run(hits: np.ndarray) -> tuple[int, int]:
-    """First and last of the longest stretch of consecutive n-grams; the first of equally long."""
-    hits = np.unique(hits)
-    breaks = np.flatnonzero(np.diff(hits) != 1)
+def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of sorted values: the distinct ones, where each is first (int64), and how often it is."""
+    first = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    return values[first], first, np.diff(first, append=len(values))
+
+
+def _longest_runs(keys: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the sorted keys the first and the last of the longest stretch of consecutive
+    hits, which ascend; the first of equally long."""
+    breaks = np.flatnonzero((np.diff(hits) != 1) | (keys[1:] != keys[:-1]))
     starts, stops = np.append(0, breaks + 1), np.append(breaks, len(hits) - 1)
-    best = int(np.argmax(stops - starts))
-    return int(hits[starts[best]]), int(hits[stops[best]])
+    _, first, counts = _groups(keys[starts])
+    longest = np.maximum.reduceat(stops - starts, first)
+    candidates = np.flatnonzero(stops - starts == np.repeat(longest, counts))
+    best = candidates[np.searchsorted(candidates, first)]
+    return hits[starts[best]], hits[stops[best]]

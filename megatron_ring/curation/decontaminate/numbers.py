@@ -7,7 +7,8 @@ embeddings tells them apart). Numbers are compared as multisets; signs and units
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from megatron_ring.curation.decontaminate.words import Salt, normalised
 
@@ -43,14 +44,22 @@ def numbers_of(text: str) -> list[str]:
 
 def hashed(numbers: Iterable[str], salt: Salt) -> list[int]:
     """Each number as a salted 64-bit hash, as fingerprints keep it."""
-    return [
-        int.from_bytes(hashlib.blake2b(number.encode(), digest_size=8, key=salt.secret).digest())
-        for number in numbers
-    ]
+    return [_hash_of(number, salt) for number in numbers]
 
 
-def missing(item: Iterable[int], text: Iterable[int]) -> float:
+@lru_cache(maxsize=1 << 14)
+def _hash_of(number: str, salt: Salt) -> int:
+    data = hashlib.blake2b(number.encode(), digest_size=8, key=salt.secret)
+    return int.from_bytes(data.digest())
+
+
+def missing(item: Sequence[int], text: Iterable[int]) -> float:
     """The share of `item`'s numbers, with their multiplicity, that `text` has not; 0 of none."""
-    wanted = Counter(item)
-    lost = wanted - Counter(text)
-    return lost.total() / max(wanted.total(), 1)
+    there = Counter(text)
+    lost = 0
+    for number in item:
+        if there[number] > 0:
+            there[number] -= 1
+        else:
+            lost += 1
+    return lost / max(len(item), 1)

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ SHOWN = 200  # characters of a span in a rejection's evidence
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> unit vectors [texts, width]
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """An item of a benchmark near a text, and how near."""
 
     rule: str  # n-grams, whole text, neighbour, judge, judge unclear; numbers changed: another one
@@ -47,6 +46,7 @@ class Decontaminate:
     def __init__(self, options: DecontaminateConfig, embed: Embed | None = None) -> None:
         """ConfigError: a file is missing, damaged, or does not go with the others. `embed` takes
         the place of the endpoint in options.embedding."""
+        words.keep_memory()
         self.options = options
         self.salt = open_salt(options.salt)
         prints = [load(file, self.salt) for file in options.fingerprints]

@@ -12,17 +12,23 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 NORMALISER = 1
 STEM_BYTES = 6  # "kilometre" and "kilometers" are one to the neighbours pass
+_BEHIND = "\0" * 16
 _LONGEST = 256  # bytes of a word that are looked at; beyond that it is no word
 
 NUMBER = 2  # of the classes of words; letters are 1, single characters alternate between 4 and 5
 _SEPARATOR, _SINGLE = 0, 4
 _SAME = {b"dfrac": b"frac", b"tfrac": b"frac"}
+# Separators that NFKC and lower case leave alone: most texts are ASCII without them, and fast.
+_SIGNS = "’‘“”–—−×÷°€£"
+_KEPT_BYTES = 1 << 24
+# mask k leaves the first k bytes, beyond 8 all
+_MASKS = np.array([(1 << 8 * k) - 1 for k in range(9)], np.uint64)
 
 
 class Salt:
@@ -49,10 +55,15 @@ class Words:
     hashes_W: np.ndarray  # uint64
     starts_W: np.ndarray  # int64, bytes from the beginning of the batch
     lengths_W: np.ndarray  # int64, bytes
-    classes_W: np.ndarray  # uint8, see NUMBER
     first_T: np.ndarray  # int64 [T + 1]: words of text t are first_T[t] : first_T[t + 1]
     offsets_T: np.ndarray  # int64 [T + 1]: first byte of each text
     buffer: np.ndarray  # uint8, the normalised texts, with 16 bytes of nothing behind
+    classes: np.ndarray  # uint8 of each byte, see NUMBER
+
+    @cached_property
+    def classes_W(self) -> np.ndarray:
+        """uint8, see NUMBER."""
+        return self.classes.take(self.starts_W)
 
     def stems(self, salt: Salt, part: slice = slice(None)) -> np.ndarray:
         """uint64: the words of `part` by their first STEM_BYTES bytes; a single character together
@@ -75,11 +86,11 @@ class Words:
         """Words start to stop as they stand in `original`, the text of that number."""
         begin = int(self.offsets_T[text])
         a = int(self.starts_W[start])
-        b = int(self.starts_W[stop - 1] + self.lengths_W[stop - 1])
+        b = int(self.starts_W[stop - 1]) + int(self.lengths_W[stop - 1])
         if original.isascii():
             return original[a - begin : b - begin]
-        data = self.buffer.tobytes()
-        a, b = len(data[begin:a].decode()), len(data[begin:b].decode())
+        data = self.buffer[begin:b].tobytes()
+        a, b = len(data[: a - begin].decode()), len(data.decode())
         same = normalised(original)
         return (original if len(same) == len(original) else same)[a:b]
 
@@ -100,27 +111,30 @@ def normalised(text: str) -> str:
 
 def split(texts: Sequence[str], salt: Salt) -> Words:
     """All words of `texts`, hashed with `salt`."""
-    if not all(map(str.isascii, texts)):
-        texts = [text if text.isascii() else _encodable(normalised(text)) for text in texts]
-    encoded = list(map(str.encode, texts))
-    lengths_T = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    offsets_T = np.concatenate([[1], 1 + np.cumsum(lengths_T + 1)])
     # A separator in front and behind, so that every word has a boundary at both ends.
-    raw = np.frombuffer(b"\n".join([b"", *encoded, bytes(16)]), np.uint8)
-    buffer, classes = _classes(raw)
-    bounds = np.flatnonzero(classes[1:] != classes[:-1])  # the last byte before each change
-    kinds = classes[1:].take(bounds)
-    runs = np.flatnonzero(kinds != _SEPARATOR)
-    starts_W = bounds.take(runs)
-    lengths_W = bounds.take(runs + 1) - starts_W
-    starts_W += 1
+    joined = "\n".join(["", *texts, _BEHIND])
+    if joined.isascii():
+        sizes = map(len, texts)
+    else:
+        texts = [text if text.isascii() else _plain(text) for text in texts]
+        joined = "\n".join(["", *texts, _BEHIND])
+        sizes = map(len, texts if joined.isascii() else map(str.encode, texts))
+    lengths_T = np.fromiter(sizes, np.int64, len(texts))
+    offsets_T = np.concatenate([[1], 1 + np.cumsum(lengths_T + 1)])
+    buffer, classes = _classes(np.frombuffer(joined.encode(), np.uint8))
+    inside = classes != _SEPARATOR
+    changes = classes[1:] != classes[:-1]
+    starts_W = np.flatnonzero(changes & inside[1:])
+    lengths_W = np.flatnonzero(changes & inside[:-1])
+    lengths_W -= starts_W
+    starts_W += 1  # a change is counted at the byte before it
     hashes_W = _hash(buffer, starts_W, lengths_W, salt)
     for name, other in _SAME.items():
         same = hashes_W == hash_of(name, salt)
         if same.any():
             hashes_W[same] = hash_of(other, salt)
     first_T = np.searchsorted(starts_W, offsets_T)
-    return Words(hashes_W, starts_W, lengths_W, kinds[runs], first_T, offsets_T, buffer)
+    return Words(hashes_W, starts_W, lengths_W, first_T, offsets_T, buffer, classes)
 
 
 @lru_cache(maxsize=64)
@@ -159,9 +173,21 @@ def sorted_index(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
     return there, at[there]
 
 
-def _encodable(text: str) -> str:
-    """Half surrogates, which a broken file may hold, become question marks."""
-    return text.encode("utf-8", "replace").decode()
+def keep_memory() -> None:
+    """Let malloc keep what arrays of a batch need; giving it back and asking again took a third of
+    the time. (glibc, mallopt(3): freeing a block raises the limits from which it is given back.)"""
+    np.empty(_KEPT_BYTES, np.uint8)
+
+
+def _plain(text: str) -> str:
+    """The text with a character for each of its normal form; ASCII if it has only _SIGNS beside."""
+    plain = text
+    for sign in _SIGNS:
+        plain = plain.replace(sign, "'")
+    if plain.isascii():
+        return plain
+    # Half surrogates, which a broken file may hold, become question marks.
+    return normalised(text).encode("utf-8", "replace").decode()
 
 
 def _classes(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -204,12 +230,12 @@ def _hash(
     buffer: np.ndarray, starts_W: np.ndarray, lengths_W: np.ndarray, salt: Salt
 ) -> np.ndarray:
     """Eight bytes at a time; most words have no more."""
-    hashes_W = _load(buffer, starts_W, np.minimum(lengths_W, 8))
+    hashes_W = _load(buffer, starts_W, lengths_W)
     _mix(hashes_W, salt.word)
     more = np.flatnonzero(lengths_W > 8)
     done = 8
     while len(more) and done < _LONGEST:
-        part = _load(buffer, starts_W[more] + done, np.minimum(lengths_W[more] - done, 8))
+        part = _load(buffer, starts_W[more] + done, lengths_W[more] - done)
         mixed = hashes_W[more] * np.uint64(salt.rest) + part
         _mix(mixed, salt.word)
         hashes_W[more] = mixed
@@ -219,12 +245,10 @@ def _hash(
 
 
 def _load(buffer: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint64: up to 8 bytes from each start, the first one lowest; `lengths` are 1 to 8."""
+    """uint64: the first min(8, length) bytes from each start, the first one lowest."""
     windows = np.ndarray(len(buffer) - 7, "<u8", buffer, strides=(1,))
-    shifts = ((8 - lengths) << 3).view(np.uint64)
     values = windows[starts]
-    values <<= shifts  # off with what comes behind the word
-    values >>= shifts
+    values &= _MASKS.take(lengths, mode="clip")  # off with what comes behind the word
     return values
 
 
