@@ -20,7 +20,7 @@ EXTRA = (
     4  # a short item is looked for in texts with at most so many other words for each of its own
 )
 _BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)
-_SECOND_SPREAD = np.uint64(0xA0761D6478BD642F)
+_SLOT_SPREAD = np.uint64(0xA0761D6478BD642F)
 _SPREAD = np.uint64(0xD6E8FEB86659FD93)
 
 
@@ -43,26 +43,54 @@ class Filter:
 
     bits: np.ndarray  # uint8 [2^k / 8]
     shift: np.uint64
-    spread: np.uint64  # odd; filters of other ones let others pass
 
     @classmethod
-    def of(cls, hashes: np.ndarray, spread: np.uint64 = _SPREAD) -> "Filter":
+    def of(cls, hashes: np.ndarray) -> "Filter":
         """At least 32 bits a hash, so that at most one in 32 others passes."""
         size = max(12, int(32 * len(hashes)).bit_length())
         shift = np.uint64(64 - size)
         flags = np.zeros(1 << size, bool)
-        flags[((hashes * spread) >> shift).view(np.int64)] = True
-        return cls(np.packbits(flags, bitorder="little"), shift, spread)
+        flags[((hashes * _SPREAD) >> shift).view(np.int64)] = True
+        return cls(np.packbits(flags, bitorder="little"), shift)
 
     def passing(self, hashes: np.ndarray) -> np.ndarray:
         """int64: indices of those that may be in the set."""
-        places = hashes * self.spread
+        places = hashes * _SPREAD
         places >>= self.shift
         places = places.view(np.int64)
         bit = _BITS.take(places & 7)
         places >>= 3
         bit &= self.bits.take(places)
         return np.flatnonzero(bit != 0)
+
+
+class Index:
+    """The places of hashes in a sorted array. A hash is looked for in one slot of a wide table,
+    which most others leave empty; only where two of the array share a slot is it searched for."""
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self._hashes = hashes  # uint64, ascending, distinct
+        size = max(12, int(8 * len(hashes)).bit_length())
+        self._shift = np.uint64(64 - size)
+        self._slots = np.full(1 << size, -1, np.int32)
+        self._slots[self._places(hashes)] = np.arange(len(hashes))
+        self._filter = Filter.of(hashes)
+
+    def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64, int64: which of `values` are in the array, and at which place of it."""
+        there = self._filter.passing(values)
+        values = values[there]
+        at = self._slots.take(self._places(values)).astype(np.int64)
+        taken = np.flatnonzero(at >= 0)
+        there, at, values = there[taken], at[taken], values[taken]
+        others = np.flatnonzero(self._hashes.take(at) != values)
+        at[others] = np.searchsorted(self._hashes, values[others])
+        same = np.flatnonzero(self._hashes.take(at, mode="clip") == values)
+        return there[same], at[same]
+
+    def _places(self, hashes: np.ndarray) -> np.ndarray:
+        # Another multiplier than the filter's, or what passes there would find no empty slot.
+        return ((hashes * _SLOT_SPREAD) >> self._shift).view(np.int64)
 
 
 class NgramSearch:
@@ -79,9 +107,7 @@ class NgramSearch:
         # The items of n-gram g are _owners[_first_G[g] : _first_G[g + 1]].
         self._owners = owners[order]
         self._first_G = np.searchsorted(place[order], np.arange(len(self._grams_G) + 1))
-        # The second one is asked of the few that pass the first: searching costs more.
-        self._filter = Filter.of(self._grams_G)
-        self._second = Filter.of(self._grams_G, _SECOND_SPREAD)
+        self._index = Index(self._grams_G)
         self._counts = np.array([len(item.grams) for item in items])
         self._needed = np.array([1.0 if item.whole else threshold for item in items])
         self._short: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -98,22 +124,17 @@ class NgramSearch:
 
     def _long_items(self, batch: Words) -> list[Found]:
         made_W = words.grams(batch.hashes_W, self.n, self.salt)
-        hits = self._filter.passing(made_W)
-        hits = hits[self._second.passing(made_W[hits])]
+        hits, grams = self._index.find(made_W)
         if not len(hits):
             return []
-        there, grams = sorted_index(self._grams_G, made_W[hits])
-        hits = hits[there]
         texts = batch.text_of(hits)
         inside = hits + self.n <= batch.first_T[texts + 1]
         hits, grams, texts = hits[inside], grams[inside], texts[inside]
         if not len(hits):
             return []
         # One row for each hit and each item that has the n-gram.
-        times = self._first_G[grams + 1] - self._first_G[grams]
-        rows = np.repeat(np.arange(len(hits)), times)
-        behind = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
-        owners = self._owners[self._first_G[grams[rows]] + behind]
+        rows, places = expanded(self._first_G, grams)
+        owners = self._owners[places]
         keys = texts[rows] * len(self._counts) + owners
         order = np.argsort(keys, kind="stable")
         return self._covered(keys[order], grams[rows[order]], hits[rows[order]])
@@ -122,14 +143,14 @@ class NgramSearch:
         """The pairs of text and item (keys, ascending) with enough n-grams. For each pair `hits`,
         the places of its n-grams, ascend; all pairs are looked at together."""
         # First without the pairs that had too few even if all their hits were of other n-grams.
-        pairs, _, counts = _groups(keys)
+        pairs, _, counts = groups(keys)
         rows = np.flatnonzero(np.repeat(self._enough(pairs, counts), counts))
         if not len(rows):
             return []
         keys, grams, hits = keys[rows], grams[rows], hits[rows]
         # An n-gram that a text has twice counts once.
-        distinct, _, _ = _groups(np.sort(keys * len(self._grams_G) + grams))
-        pairs, _, counts = _groups(distinct // len(self._grams_G))
+        distinct, _, _ = groups(np.sort(keys * len(self._grams_G) + grams))
+        pairs, _, counts = groups(distinct // len(self._grams_G))
         enough = self._enough(pairs, counts)
         starts, stops = _longest_runs(keys, hits)
         texts, items = np.divmod(pairs[enough], len(self._counts))
@@ -180,7 +201,16 @@ class NgramSearch:
         return list(found.values())
 
 
-def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def expanded(first: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64, int64: for each k of `which` the places first[k] to first[k + 1], with its index."""
+    begin = first[which]
+    times = first[which + 1] - begin
+    rows = np.repeat(np.arange(len(which)), times)
+    begin += times - np.cumsum(times)
+    return rows, begin[rows] + np.arange(len(rows))
+
+
+def groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of sorted values: the distinct ones, where each is first (int64), and how often it is."""
     first = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
     return values[first], first, np.diff(first, append=len(values))
@@ -191,7 +221,7 @@ def _longest_runs(keys: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.nd
     hits, which ascend; the first of equally long."""
     breaks = np.flatnonzero((np.diff(hits) != 1) | (keys[1:] != keys[:-1]))
     starts, stops = np.append(0, breaks + 1), np.append(breaks, len(hits) - 1)
-    _, first, counts = _groups(keys[starts])
+    _, first, counts = groups(keys[starts])
     longest = np.maximum.reduceat(stops - starts, first)
     candidates = np.flatnonzero(stops - starts == np.repeat(longest, counts))
     best = candidates[np.searchsorted(candidates, first)]
