@@ -22,7 +22,7 @@ from megatron_ring.config.curation.decontaminate import DecontaminateConfig
 from megatron_ring.curation.decontaminate import words
 from megatron_ring.curation.decontaminate.build import build
 from megatron_ring.curation.decontaminate.fingerprints import open_salt
-from megatron_ring.curation.decontaminate.stage import Decontaminate
+from megatron_ring.curation.decontaminate.stage import Decontaminate, batches
 from megatron_ring.curation.record import prompt_of
 
 WORD = re.compile(r"\w+")
@@ -105,8 +105,8 @@ def compare(
 
 
 def split(texts: list[str], salt: words.Salt) -> int:
-    for start in range(0, len(texts), 512):
-        words.split(texts[start : start + 512], salt)
+    for start, stop in batches(texts):
+        words.split(texts[start:stop], salt)
     return 0
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import pytest
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.decontaminate import DecontaminateConfig
-from megatron_ring.curation.decontaminate import words
+from megatron_ring.curation.decontaminate import neighbours, ngrams, words
 from megatron_ring.curation.decontaminate.benchmark_file import sha256_of
-from megatron_ring.curation.decontaminate.build import build
+from megatron_ring.curation.decontaminate.build import build, stop_stems
 from megatron_ring.curation.decontaminate.fingerprints import open_salt
 from megatron_ring.curation.decontaminate.judge import read_verdict
-from megatron_ring.curation.decontaminate.ngrams import Filter, NgramSearch
+from megatron_ring.curation.decontaminate.neighbours import NeighbourSearch
+from megatron_ring.curation.decontaminate.ngrams import Filter, Index, NgramSearch
 from megatron_ring.curation.decontaminate.stage import Decontaminate, Verdict
 from megatron_ring.curation.record import Rejection
 
@@ -108,6 +110,74 @@ def test_filter_lets_all_of_its_own_pass_and_few_others() -> None:
     assert len(filter_.passing(own)) == 5000
     assert len(filter_.passing(others)) < 5000 / 16
     assert len(Filter.of(own[:0]).passing(others)) == 0
+
+
+def test_index_finds_what_a_dictionary_finds() -> None:
+    """Hashes that share a slot (equal but for the low bits of their product) among them."""
+    rng = np.random.default_rng(1)
+    inverse = np.uint64(pow(int(ngrams._SLOT_SPREAD), -1, 1 << 64))
+    products = rng.integers(0, 1 << 63, 2000).astype(np.uint64)
+    own = np.unique(np.concatenate([products, products[:500] + np.uint64(1)]) * inverse)
+    others = rng.integers(0, 1 << 63, 200_000).astype(np.uint64)
+    values = np.concatenate([others, own, (products[500:] + np.uint64(1)) * inverse, own[::-1]])
+    places = {value: place for place, value in enumerate(own.tolist())}
+    expected = [(k, places[v]) for k, v in enumerate(values.tolist()) if v in places]
+    there, at = Index(own).find(values)
+    assert list(zip(there.tolist(), at.tolist(), strict=True)) == expected
+    assert len(Index(own[:0]).find(values)[0]) == 0
+
+
+def test_the_longest_run_is_the_first_of_the_longest() -> None:
+    rng = random.Random(4)
+    keys, hits, expected = [], [], []
+    for key in range(300):
+        own = sorted(rng.sample(range(100 * key, 100 * key + 25), rng.randrange(1, 20)))
+        runs = [[own[0]]]
+        for hit in own[1:]:
+            if hit == runs[-1][-1] + 1:
+                runs[-1].append(hit)
+            else:
+                runs.append([hit])
+        best = max(runs, key=len)
+        expected.append((best[0], best[-1]))
+        keys += [key] * len(own)
+        hits += own
+    made = ngrams._longest_runs(np.array(keys), np.array(hits))
+    assert list(zip(*(one.tolist() for one in made), strict=True)) == expected
+
+
+def test_neighbours_are_those_of_plain_sets() -> None:
+    """Items and texts over few words, many of them near each other; all pairs compared slowly."""
+    rng = random.Random(5)
+    salt = words.Salt(b"s" * 32)
+    vocabulary = ["".join(rng.choices("bcdfgklmr", k=5)) for _ in range(400)]
+
+    def text(size: int) -> str:
+        return " ".join(rng.choices(vocabulary, k=size)) + " the 7"
+
+    items = [text(rng.randrange(3, 25)) for _ in range(80)]
+    texts = []
+    for one in items * 3:
+        said = one.split()
+        kept = rng.sample(said, rng.randrange(len(said) // 3, len(said) + 1))
+        texts.append(" ".join(kept + text(rng.randrange(12)).split()))
+    made = build("own", [(str(k), t) for k, t in enumerate(items)], salt)[0].items
+    batch = words.split(texts, salt)
+    found = NeighbourSearch(made, 0.5, salt).search(batch)
+    stops = set(stop_stems(salt).tolist())
+    expected = []
+    for number, (start, stop) in enumerate(pairwise(batch.first_T.tolist())):
+        stems = batch.stems(salt)[start:stop][batch.classes_W[start:stop] != words.NUMBER]
+        mine, near = set(stems.tolist()) - stops, []
+        for k, item in enumerate(made):
+            theirs = item.words.tolist()
+            anchors = theirs[: neighbours.ANCHORS]
+            enough = len(mine & set(anchors)) >= neighbours.SHARED * len(anchors)
+            overlap = 2 * len(mine & set(theirs)) / (len(mine) + len(theirs))
+            if len(theirs) >= neighbours.MIN_WORDS and enough and overlap >= 0.5:
+                near.append((-overlap, k))
+        expected += [(number, k, -least) for least, k in sorted(near)[: neighbours.TOP]]
+    assert [tuple(one) for one in found] == expected and len(expected) > 100
 
 
 @pytest.mark.parametrize(

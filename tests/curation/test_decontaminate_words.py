@@ -157,3 +157,18 @@ def test_missing_counts_each_as_often_as_it_is_there() -> None:
     assert missing([2, 5], [5, 2, 2]) == 0 and missing([], [1]) == 0
     one, two = hashed(["2.5", "7"], SALT)
     assert [one, two] == hashed(["2.5", "7"], SALT) and one != hashed(["2.5"], Salt(b"other"))[0]
+
+
+def test_signs_are_like_spaces_and_keep_their_place() -> None:
+    """Texts that are ASCII but for signs go another way; beside one that is not, they do not."""
+    for sign in words._SIGNS:
+        assert words.normalised(sign) == sign and len(sign) == 1
+        text = f"Let{sign}x{sign}{sign}be 3{sign}4"
+        spaced = words.split([text.replace(sign, " ")], SALT)
+        for beside in ([], ["é"]):
+            made = words.split([text, *beside], SALT)
+            assert made.hashes_W[:5].tolist() == spaced.hashes_W.tolist()
+            assert made.span(0, 1, 4, text) == f"x{sign}{sign}be 3"
+        slow = words.split([text + "é"], SALT)
+        assert slow.hashes_W[:4].tolist() == spaced.hashes_W[:4].tolist()
+        assert slow.span(0, 1, 4, text + "é") == f"x{sign}{sign}be 3"

@@ -14,7 +14,7 @@ import numpy as np
 
 from megatron_ring.curation.decontaminate import words
 from megatron_ring.curation.decontaminate.fingerprints import Item
-from megatron_ring.curation.decontaminate.words import Salt, Words, sorted_index
+from megatron_ring.curation.decontaminate.words import Salt, Words
 
 EXTRA = (
     4  # a short item is looked for in texts with at most so many other words for each of its own
@@ -110,12 +110,15 @@ class NgramSearch:
         self._index = Index(self._grams_G)
         self._counts = np.array([len(item.grams) for item in items])
         self._needed = np.array([1.0 if item.whole else threshold for item in items])
-        self._short: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for size in sorted({item.size for item in items} - {n}):
-            which = np.array([k for k, item in enumerate(items) if item.size == size])
-            hashes = np.array([items[k].grams[0] for k in which])
-            order = np.argsort(hashes, kind="stable")
-            self._short[size] = hashes[order], which[order]
+        short = [k for k, item in enumerate(items) if item.size < n]
+        hashes = np.array([items[k].grams[0] for k in short], np.uint64)
+        self._short_hashes, place = np.unique(hashes, return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        self._short = np.array(short, np.int64)[order]
+        self._first_short = np.searchsorted(place[order], np.arange(len(self._short_hashes) + 1))
+        self._sizes = np.array([item.size for item in items])
+        self._short_index = Index(self._short_hashes)
+        self._longest = int(self._sizes[short].max(initial=0))
 
     def search(self, batch: Words) -> list[Found]:
         """Items found in the texts of a batch, by text and item."""
@@ -170,35 +173,41 @@ class NgramSearch:
 
     def _short_items(self, batch: Words) -> list[Found]:
         """Items of fewer than n words: texts that begin or end with them, with few words more."""
-        if not self._short:
+        if not self._longest:
             return []
         sizes_T = np.diff(batch.first_T)
-        few = np.flatnonzero((sizes_T > 0) & (sizes_T <= (EXTRA + 1) * max(self._short)))
-        first, last = batch.first_T[few], batch.first_T[few + 1]
-        head, tail = np.zeros(len(few), np.uint64), np.zeros(len(few), np.uint64)
-        multiplier, power, found = np.uint64(self.salt.gram), 1, {}
-        for size in range(1, max(self._short) + 1):
-            fits = size <= sizes_T[few]
-            # Hashes of the first and of the last `size` words, each from those of one word fewer.
-            head = head * multiplier + batch.hashes_W.take(first + size - 1, mode="clip")
-            tail = tail + batch.hashes_W.take(last - size, mode="clip") * np.uint64(power)
-            power = power * self.salt.gram % (1 << 64)
-            if size not in self._short:
-                continue
-            hashes, which = self._short[size]
-            allowed = fits & (sizes_T[few] <= (EXTRA + 1) * size)
-            for edge, begin in ((head, first), (tail, last - size)):
-                there, _ = sorted_index(hashes, edge)
-                for k in there[allowed[there]].tolist():
-                    start = int(begin[k])
-                    low, high = (
-                        np.searchsorted(hashes, edge[k]),
-                        np.searchsorted(hashes, edge[k], side="right"),
-                    )
-                    for item in which[low:high].tolist():
-                        one = Found(int(few[k]), item, 1.0, start, start + size)
-                        found.setdefault((one.text, item), one)
+        few = np.flatnonzero((sizes_T > 0) & (sizes_T <= (EXTRA + 1) * self._longest))
+        if not len(few):
+            return []
+        sizes, edges = sizes_T[few], self._edges(batch, few)
+        at, places = self._short_index.find(edges.reshape(-1))
+        rows, places = expanded(self._first_short, places)
+        found: dict[tuple[int, int], Found] = {}
+        for k, item in zip(at[rows].tolist(), self._short[places].tolist(), strict=True):
+            number, which = divmod(k, len(few))
+            size, at_end = number // 2 + 1, number % 2
+            words_there = int(sizes[which])
+            fits = size <= words_there <= (EXTRA + 1) * size
+            if fits and size == int(self._sizes[item]):
+                text = int(few[which])
+                start = int(batch.first_T[text]) + at_end * (words_there - size)
+                found.setdefault((text, item), Found(text, item, 1.0, start, start + size))
         return list(found.values())
+
+    def _edges(self, batch: Words, few: np.ndarray) -> np.ndarray:
+        """uint64 [sizes, 2, texts]: hashes of the first and of the last 1, 2, ... words of each of
+        `few` texts, each from those of one word fewer. Those of more words than a text has lie."""
+        multiplier, power = self.salt.gram, 1
+        number = np.arange(self._longest)[:, None]
+        head = batch.hashes_W.take(batch.first_T[few] + number, mode="clip")
+        tail = batch.hashes_W.take(batch.first_T[few + 1] - 1 - number, mode="clip")
+        edges = np.stack([head, tail], axis=1)
+        for k in range(1, self._longest):
+            power = power * multiplier % (1 << 64)
+            edges[k, 0] += edges[k - 1, 0] * np.uint64(multiplier)
+            edges[k, 1] *= np.uint64(power)
+            edges[k, 1] += edges[k - 1, 1]
+        return edges
 
 
 def expanded(first: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

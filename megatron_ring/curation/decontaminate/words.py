@@ -112,16 +112,15 @@ def normalised(text: str) -> str:
 def split(texts: Sequence[str], salt: Salt) -> Words:
     """All words of `texts`, hashed with `salt`."""
     # A separator in front and behind, so that every word has a boundary at both ends.
-    joined = "\n".join(["", *texts, _BEHIND])
-    if joined.isascii():
-        sizes = map(len, texts)
+    if all(map(str.isascii, texts)):
+        lengths_T = np.fromiter(map(len, texts), np.int64, len(texts))
+        joined = "\n".join(["", *texts, _BEHIND]).encode()
     else:
-        texts = [text if text.isascii() else _plain(text) for text in texts]
-        joined = "\n".join(["", *texts, _BEHIND])
-        sizes = map(len, texts if joined.isascii() else map(str.encode, texts))
-    lengths_T = np.fromiter(sizes, np.int64, len(texts))
+        encoded = [text.encode() if text.isascii() else _plain(text) for text in texts]
+        lengths_T = np.fromiter(map(len, encoded), np.int64, len(texts))
+        joined = b"\n".join([b"", *encoded, _BEHIND.encode()])
     offsets_T = np.concatenate([[1], 1 + np.cumsum(lengths_T + 1)])
-    buffer, classes = _classes(np.frombuffer(joined.encode(), np.uint8))
+    buffer, classes = _classes(np.frombuffer(joined, np.uint8))
     inside = classes != _SEPARATOR
     changes = classes[1:] != classes[:-1]
     starts_W = np.flatnonzero(changes & inside[1:])
@@ -179,15 +178,15 @@ def keep_memory() -> None:
     np.empty(_KEPT_BYTES, np.uint8)
 
 
-def _plain(text: str) -> str:
-    """The text with a character for each of its normal form; ASCII if it has only _SIGNS beside."""
+def _plain(text: str) -> bytes:
+    """The normal form in UTF-8. Where a text is ASCII but for _SIGNS, these become apostrophes."""
     plain = text
     for sign in _SIGNS:
         plain = plain.replace(sign, "'")
     if plain.isascii():
-        return plain
+        return plain.encode()
     # Half surrogates, which a broken file may hold, become question marks.
-    return normalised(text).encode("utf-8", "replace").decode()
+    return normalised(text).encode("utf-8", "replace")
 
 
 def _classes(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
