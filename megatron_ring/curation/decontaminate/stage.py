@@ -92,6 +92,7 @@ class Decontaminate:
     def check_texts(self, texts: Sequence[str], near: bool = True) -> list[list[Verdict]]:
         """For each text the items found: by n-grams, and if `near` by neighbours too."""
         verdicts: list[list[Verdict]] = [[] for _ in texts]
+        near = near and self._neighbours is not None
         for start, stop in batches(texts):
             part = texts[start:stop]
             batch = words.split(part, self.salt)
@@ -99,10 +100,11 @@ class Decontaminate:
             for found in self._ngrams.search(batch):
                 verdict = self._by_ngrams(found, batch, part[found.text])
                 verdicts[start + found.text].append(verdict)
-                known.add((found.text, found.item))
-                if verdict.contaminated:
-                    done.add(found.text)
-            if self._neighbours is None or not near:
+                if near:
+                    known.add((found.text, found.item))
+                    if verdict.contaminated:
+                        done.add(found.text)
+            if not near:
                 continue
             for text, item, score, certain in self._near(batch, part):
                 if text in done or (text, item) in known:
