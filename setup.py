@@ -12,7 +12,7 @@ REQUIRED = [
     "megatron-core==0.16.1; python_version < '3.12'",
     "megatron-core==0.19.2; python_version >= '3.12'",
     "psutil",  # megatron-core's checkpoint writer imports it without declaring it
-    "numpy",
+    "numpy>=2",  # bitwise_count
     "pydantic>=2",  # frozen models with ConfigDict
     "omegaconf>=2.3",
     "pyyaml",  # the YAML error type that OmegaConf lets through
