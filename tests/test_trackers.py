@@ -52,6 +52,14 @@ def wandb_runs(folder):
     return runs
 
 
+def written(folder, enough):
+    """The runs below a folder once they are `enough`: wandb's own process may still be writing."""
+    deadline = time.monotonic() + 30
+    while not enough(runs := wandb_runs(folder)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return runs
+
+
 def test_wandb_offline_for_real(alone, tmp_path, monkeypatch):
     """Without login or network: wandb's own messages hold config and history, under one id.
 
@@ -66,12 +74,7 @@ def test_wandb_offline_for_real(alone, tmp_path, monkeypatch):
         with journal.opened(made, 9, done - 1) as log:
             log.step({"step": done} | LINE | {"loss": 3.0 - done})
 
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:  # wandb's own process may still be writing
-        first, second = wandb_runs(tmp_path / "run")
-        if first[2] and second[2]:
-            break
-        time.sleep(0.2)
+    first, second = written(tmp_path / "run", lambda runs: all(history for _, _, history in runs))
     assert first[0] == second[0] == (tmp_path / "run/wandb_id").read_text()
     for _, settings, _ in (first, second):
         assert settings["optim"]["lr"] == 0.125
@@ -115,7 +118,7 @@ def test_a_login_without_a_way_to_the_server(alone, tmp_path, monkeypatch, capfd
     made = load(f"run.dir={tmp_path}", "log.wandb=auto")
     with journal.opened(made, 1, 0) as log:
         log.step({"step": 1} | LINE)
-    [(run_id, _, history)] = wandb_runs(tmp_path)
+    [(run_id, _, history)] = written(tmp_path, lambda runs: bool(runs[0][2]))
     assert run_id == (tmp_path / "wandb_id").read_text()
     assert [(line["_step"], line["loss"]) for line in history if "loss" in line] == [(1, 2.5)]
     told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
@@ -140,12 +143,8 @@ def test_the_heat_map_is_a_picture_in_wandb(alone, tmp_path):
     (tmp_path / "run").mkdir()
     with journal.opened(made, 1, 0) as log:
         log.step({"step": 1} | LINE, [[1.0, 0.25, 4.0]] * 2)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        [(_, _, history)] = wandb_runs(tmp_path / "run")
-        if any("expert_load.path" in line for line in history):
-            break
-        time.sleep(0.2)
+    there = lambda runs: any("expert_load.path" in line for line in runs[0][2])  # noqa: E731
+    [(_, _, history)] = written(tmp_path / "run", there)
     [picture] = [line for line in history if "expert_load.path" in line]
     assert (picture["expert_load.width"], picture["expert_load.height"]) == (24, 16)
     [file] = (tmp_path / "run").rglob(picture["expert_load.path"])
