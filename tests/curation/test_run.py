@@ -117,7 +117,7 @@ def test_finished_work_is_not_done_again(tmp_path):
 def test_a_lost_shard_alone_is_done_again(tmp_path):
     config = load(output=tmp_path / "out")
     whole = outcome(run.run(config).output)
-    folder = tmp_path / "out/work/02-minhash"
+    folder = tmp_path / "out" / "work" / "02-minhash"
     (folder / "done.json").unlink()
     (folder / "counts/00002.json").unlink()
     others = {path: path.stat().st_mtime_ns for path in folder.glob("counts/*.json")}
@@ -212,7 +212,7 @@ def test_files_that_were_changed_are_noticed(tmp_path):
 def test_counts_that_do_not_add_up_are_an_error(tmp_path):
     config = load(output=tmp_path / "out")
     run.run(config)
-    file = tmp_path / "out/work/01-exact/done.json"
+    file = tmp_path / "out" / "work" / "01-exact/done.json"
     told = json.loads(file.read_text())
     told["stages"]["exact"]["kept"] = 30
     file.write_text(json.dumps(told))
@@ -242,7 +242,7 @@ def test_an_error_of_a_stage_names_the_record(tmp_path, monkeypatch):
     with pytest.raises(KeyError) as raised:
         run.run(config)
     assert raised.value.__notes__ == ["stage check_tools, record rows/10"]
-    done = sorted(path.name for path in (tmp_path / "out/work/00-read/counts").iterdir())
+    done = sorted(path.name for path in (tmp_path / "out" / "work" / "00-read/counts").iterdir())
     assert done == ["00000.json", "00001.json"]  # what was finished stays
     monkeypatch.undo()
     recipe._make.cache_clear()
@@ -416,7 +416,7 @@ def test_a_worker_of_another_recipe_does_not_write(tmp_path):
 
     config = load(output=tmp_path / "out")
     run.run(config)
-    (tmp_path / "out/work/00-read/counts/00000.json").unlink()
+    (tmp_path / "out" / "work" / "00-read/counts/00000.json").unlink()
     job = Job(config.model_dump_json(), 0, "fingerprint of yesterday", str(tmp_path / "out"))
     with pytest.raises(ValueError, match="00-read is another recipe's by now; this worker ends"):
         job.do(0)
@@ -526,7 +526,7 @@ def test_what_a_stage_writes_itself_does_not_make_it_another(tmp_path):
     stages = [{"stage": "label", "judge": {**judge, "below": 0.0}}]
     config = simple(tmp_path / "out", write_rows(tmp_path / "rows.jsonl", 3), stages=stages)
     run.run(config)
-    counts = tmp_path / "out/work/00-read/counts/00000.json"
+    counts = tmp_path / "out" / "work" / "00-read/counts/00000.json"
     before = counts.stat().st_mtime_ns
     (tmp_path / "cache/answer.json").write_text("{}")
     run.run(config)

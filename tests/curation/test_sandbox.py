@@ -3,35 +3,17 @@
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from megatron_ring.curation import sandbox
-from megatron_ring.curation.sandbox import Job, Limits, SandboxError, attacks
+from megatron_ring.curation.sandbox import Job, Limits, attacks
 from megatron_ring.curation.sandbox import isolation as isolating
 from megatron_ring.curation.sandbox.work import resident_bytes, run_job
-
-try:
-    sandbox.proven()
-    MISSING = ""
-except SandboxError as error:
-    MISSING = str(error)
-    if "bubblewrap" not in MISSING:  # it does not hold: no reason to skip
-        raise
-isolated = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """One that other users may read, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
+from tests.curation.sandboxed import isolated
 
 
 def processes(mark: str) -> list[int]:
@@ -142,7 +124,7 @@ for path in glob.glob("/proc/*/environ") + glob.glob("/proc/*/cmdline"):
 def test_program_with_input_and_files() -> None:
     program = "import lib.a, sys\nprint(lib.a.x * int(input()), __name__, sys.argv)\nsys.exit(3)"
     result = sandbox.run(program, stdin="7\n", files={"lib/a.py": "x = 6", "json.py": "1 / 0"})
-    assert (result.stdout, result.stderr) == ("42 __main__ ['/tmp/work/main.py']\n", "")
+    assert (result.stdout, result.stderr) == ("42 __main__ ['/tmp/box/main.py']\n", "")
     assert (result.verdict, result.exit_code) == ("failed", 3)
     assert 0 < result.seconds < 30
 

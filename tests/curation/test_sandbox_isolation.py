@@ -2,8 +2,6 @@
 
 import os
 import struct
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +10,7 @@ from megatron_ring.curation import sandbox
 from megatron_ring.curation.sandbox import Job, Limits, SandboxError, probe
 from megatron_ring.curation.sandbox import isolation as isolating
 from megatron_ring.curation.sandbox.work import run_job
-
-try:
-    sandbox.proven()
-    MISSING = ""
-except SandboxError as error:
-    MISSING = str(error)
-    if "bubblewrap" not in MISSING:  # it does not hold: no reason to skip
-        raise
-isolated = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """One that other users may read, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
+from tests.curation.sandboxed import isolated
 
 
 def test_missing_bubblewrap_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,14 +8,8 @@ import pytest
 import typer
 
 from megatron_ring.curation import sandbox
+from tests.curation.sandboxed import isolated
 from tools import check_sandbox, measure_sandbox
-
-try:
-    sandbox.proven()
-    MISSING = ""
-except sandbox.SandboxError as error:
-    MISSING = str(error)
-isolated = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BOOT = Path(__file__).with_name("boot.py")
+HOME = "/tmp/box"  # inside
 NOBODY = 65534
 OLDEST_BUBBLEWRAP = (0, 8)  # the first with --disable-userns
 OLDEST_PYTHON = (3, 9)
@@ -23,8 +24,8 @@ DEV_BYTES = 1 << 16
 # arena: each more reserves 64 MiB of the address space, which is what is limited.
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp/work",
-    "PWD": "/tmp/work",
+    "HOME": HOME,
+    "PWD": HOME,
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
     "MALLOC_ARENA_MAX": "1",
@@ -80,7 +81,7 @@ class Isolation:
             line += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
         line += ["--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/tmp", "/dev/shm"]
         line += ["--remount-ro", "/dev", "--size", str(disk), "--tmpfs", "/tmp"]
-        return [*line, "--dir", "/tmp/work", "--remount-ro", "/", "--chdir", "/tmp/work"]
+        return [*line, "--dir", HOME, "--remount-ro", "/", "--chdir", HOME]
 
     def boot(self, job_fd: int, said_fd: int, go_fd: int) -> list[str]:
         """What is run inside: Python, without the user's packages, on boot.py."""

@@ -199,9 +199,13 @@ class _Watched:
     def start(self) -> None:
         """Boot is done and waits: the program may begin, and its time."""
         with suppress(FileNotFoundError, ProcessLookupError, BrokenPipeError):  # killed meanwhile
-            self.folder = os.open(f"/proc/{self.pid}/root/tmp", os.O_RDONLY | os.O_DIRECTORY)
+            self.folder = os.open(self._inside("tmp"), os.O_RDONLY | os.O_DIRECTORY)
             self.started = time.monotonic()
             self.go.write(b"g")
+
+    def _inside(self, path: str) -> str:
+        """Where we see what lies at `path` below the program's own root."""
+        return os.path.join("/proc", str(self.pid), "root", path)
 
     def look(self) -> None:
         """Compare time, memory and files with their limits."""
