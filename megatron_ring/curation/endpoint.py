@@ -27,7 +27,9 @@ class Endpoint:
 
     def __init__(self, options: EndpointConfig) -> None:
         self._options = options
-        headers = {"authorization": f"Bearer {_key(options.key_file)}"} if options.key_file else {}
+        headers = (
+            {"authorization": f"Bearer {read_key(options.key_file)}"} if options.key_file else {}
+        )
         self._client = httpx.Client(timeout=options.timeout_s, headers=headers)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -56,7 +58,8 @@ def without_thought(answer: str) -> str:
     return re.sub(r"\A.*</think>", "", answer, flags=re.DOTALL).strip()
 
 
-def _key(file: Path) -> str:
+def read_key(file: Path) -> str:
+    """The first line of a file; ConfigError when there is none."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
