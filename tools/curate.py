@@ -34,26 +34,16 @@ recipe it goes on from the first stage that is another, and says so. The number 
 executor change nothing in what is kept. Rows that cannot be read are rejected by the stage `read`.
 
 --dry-run checks everything, shows the recipe, how much there is, and what becomes of the first
-record of each source, and writes nothing.
+record of each source, and writes nothing; where a model would be asked, it shows the question.
 """
 
-import json
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -61,30 +51,33 @@ from megatron_ring import config as configuration
 from megatron_ring.config import ConfigError, Part
 from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import run as curation
+from megatron_ring.curation.console import (
+    Watch,
+    one_folder,
+    print_record,
+    run_command,
+    take_options,
+)
 from megatron_ring.curation.recipe import GLOBAL_STAGES, STAGES, segments_of
 from megatron_ring.curation.segment import REPORT, Paths
 from megatron_ring.curation.shards import read_json, read_lines
 
 ROOT = Path(__file__).parents[1]
-LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+TOOL = "curate.py"
 
 
 def main(arguments: list[str]) -> int:
     """Exit status; errors of the user are printed, not raised."""
     console = Console()
     commands = {"run": run, "status": status, "show": show, "stages": stages, "schema": schema}
-    if not arguments or {"-h", "--help"} & set(arguments):
-        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
-        console.print("Keys of a recipe (those of stages: curate.py stages):")
-        print_keys(console, CurateConfig, "")
-        return 0
-    try:
-        if arguments[0] not in commands:
-            raise ConfigError(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
-        return commands[arguments[0]](console, arguments[1:])
-    except ValueError as error:
-        console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        return 1
+    return run_command(console, commands, arguments, lambda: about(console))
+
+
+def about(console: Console) -> None:
+    """The help."""
+    console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+    console.print("Keys of a recipe (those of stages: curate.py stages):")
+    print_keys(console, CurateConfig, "")
 
 
 def run(console: Console, arguments: list[str]) -> int:
@@ -126,7 +119,7 @@ def show_plan(console: Console, config: CurateConfig) -> None:
 
 def status(console: Console, arguments: list[str]) -> int:
     """How far a run is."""
-    paths = Paths(one_folder(arguments))
+    paths = Paths(one_folder(arguments, TOOL))
     found, report = read_json(paths.input), read_json(paths.output / REPORT)
     folders = sorted(path for path in paths.work.glob("[0-9][0-9]-*") if path.is_dir())
     if report is not None and not paths.work.exists():  # finished, and work/ was removed
@@ -147,17 +140,8 @@ def status(console: Console, arguments: list[str]) -> int:
 
 def show(console: Console, arguments: list[str]) -> int:
     """Print rejected records."""
-    wanted = {"--stage": "", "--reason": "", "-n": "5"}
-    left: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in wanted:
-            wanted[argument] = next(rest, "")
-        else:
-            left.append(argument)
-    folder = one_folder(left) / "rejected"
-    if not wanted["-n"].isdigit():
-        raise ConfigError(f"-n {wanted['-n']!r} is no number of records")
+    wanted, left = take_options(arguments, {"--stage": "", "--reason": "", "-n": "5"})
+    folder = one_folder(left, TOOL) / "rejected"
     there = sorted(path.name for path in folder.glob("*"))
     if wanted["--stage"] and wanted["--stage"] not in there:
         raise ConfigError(
@@ -207,15 +191,6 @@ def schema(console: Console, arguments: list[str]) -> int:
     return 0
 
 
-def one_folder(arguments: list[str]) -> Path:
-    """The folder that a command is given."""
-    if len(arguments) != 1:
-        raise ConfigError(f"give one folder that curate.py run wrote, not {len(arguments)}")
-    if not Path(arguments[0]).is_dir():
-        raise ConfigError(f"there is no folder {arguments[0]}")
-    return Path(arguments[0]).absolute()
-
-
 def print_keys(console: Console, cls: type[Part], prefix: str) -> None:
     """The keys of a part of the configuration and of the parts in it, with their defaults."""
     for name, field in cls.model_fields.items():
@@ -248,28 +223,6 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     return next(filter(None, map(_choices, get_args(annotation))), ())
 
 
-def print_record(console: Console, record: Any) -> None:
-    """A record, long texts cut."""
-    if record is None:  # a line that could not be read; the evidence shows it
-        return
-    if not isinstance(record, dict):
-        console.print(Text(cut(str(record))), soft_wrap=True)
-        return
-    for turn in record.get("messages", []):
-        thought = turn.get("reasoning_content")
-        text = f"<think>{thought}</think>{turn.get('content')}" if thought else turn.get("content")
-        calls = f" {json.dumps(turn['tool_calls'])}" if turn.get("tool_calls") else ""
-        line = Text.assemble((f"{turn.get('role')}: ", "cyan"), cut(f"{text or ''}{calls}"))
-        console.print(line, soft_wrap=True)
-    rest = {key: value for key, value in record.items() if key != "messages"}
-    console.print(Text(cut(json.dumps(rest, ensure_ascii=False)), style="dim"), soft_wrap=True)
-
-
-def cut(text: str, length: int = 600) -> str:
-    """The beginning of a long text."""
-    return text if len(text) <= length else f"{text[:length]} ... ({len(text):,} characters)"
-
-
 def print_report(console: Console, report: dict[str, Any]) -> None:
     """The table of stages."""
     table = Table("stage", "read", "kept", "rejected", "seconds", "records/s")
@@ -288,67 +241,40 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(f"seconds are those of all workers together; {report['wall_seconds']:.1f} passed")
+    for replies, spent in report.get("asked", {}).items():
+        told = f"{spent['requests']:,} requests, {spent['input_tokens']:,} tokens read and "
+        told += f"{spent['output_tokens']:,} written, cost {spent['cost']:,.2f}"
+        line = f"{replies} holds the replies of all runs that share it: {told}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
 
 
 class ConsoleTeller(curation.Teller):
-    """A bar with the remaining time and records/s on a terminal, a line now and then elsewhere."""
+    """What a run says on a console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.over = threading.Event()
-        self.thread: threading.Thread | None = None
+        self.watch: Watch | None = None
 
     def say(self, line: str) -> None:
         """One line for the user."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, name: str, records: int, finished: int, count: Callable[[], int]) -> None:
-        """Count in a thread, since the executor works in this one."""
+        """Count, with records/s."""
         if finished:
             self.say(f"{name}: {finished:,} of {records:,} records were finished before")
-        self.over = threading.Event()
-        watch = self._draw if self.console.is_terminal else self._print
-        arguments = (name, records, finished, count)
-        self.thread = threading.Thread(target=watch, args=arguments, daemon=True)
-        self.thread.start()
+        self.watch = Watch(self.console, name, records, count, _speed, "records")
 
     def end(self) -> None:
         """Draw for the last time."""
-        self.over.set()
-        if self.thread is not None:
-            self.thread.join()
+        if self.watch is not None:
+            self.watch.end()
 
-    def _draw(self, name: str, records: int, finished: int, count: Callable[[], int]) -> None:
-        began = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(name, total=records, completed=finished, speed="")
-            while True:
-                last = self.over.wait(0.5)
-                done = count()
-                speed = (done - finished) / (time.monotonic() - began)
-                progress.update(task, completed=done, speed=f"{speed:,.0f} records/s")
-                if last:
-                    return
 
-    def _print(self, name: str, records: int, finished: int, count: Callable[[], int]) -> None:
-        began = time.monotonic()
-        while True:
-            last = self.over.wait(LINE_SECONDS)
-            done, seconds = count(), time.monotonic() - began
-            speed = (done - finished) / seconds
-            left = f", {(records - done) / speed:,.0f} s left" if speed and not last else ""
-            self.say(f"{name}: {done:,} of {records:,} records, {speed:,.0f} records/s{left}")
-            if last:
-                return
+def _speed(done: int, seconds: float) -> str:
+    return f"{done / seconds:,.0f} records/s"
 
 
 if __name__ == "__main__":

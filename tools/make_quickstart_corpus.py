@@ -1,141 +1,45 @@
-"""Chat samples with answers that were checked: what `make quickstart` trains on.
+"""Problems with answers, and short chats: what `make quickstart` makes its corpus from.
 
-    python tools/make_quickstart_corpus.py runs/quickstart/corpus
-    python tools/make_quickstart_corpus.py /tmp/corpus --stage1 500 --valid 50 --seed 7
+    python tools/make_quickstart_corpus.py runs/quickstart/raw
+    python tools/make_quickstart_corpus.py /tmp/raw --stage1 500 --valid 50 --seed 7
 
-Problems come from the `reasoning-gym` package. The worked solution of each is computed here from
-the question's text alone and kept only when reasoning-gym's own grader accepts its answer. Short
-chat turns come from a small generator. Writes stage1.jsonl (problems), stage2.jsonl (problems and
-chat) and valid.jsonl (held out), with no prompt in two of them, one {"id", "task", "messages"
-[, "answer"][, "damage"]} a line; the same seed gives the same bytes. As in distilled data, the
-think tags of some samples to learn from are damaged.
+Problems and their answers come from the `reasoning-gym` package, chats from a small generator.
+Writes problems.jsonl, one {"id", "task", "kind", "prompt", "answer"} a line, and chats.jsonl, one
+{"id", "task", "kind", "messages"}. The kind is the part of the corpus that a row is for: stage1,
+stage2 or valid, of chats stage2_chat or valid_chat. No solution is in them: a teacher solves the
+problems and makes samples of them (configs/quickstart/curate.yaml).
+
+As in collected data, problems come more than once, always for the same part. Of different ones
+there are a few more than are wanted, since not every one will be solved. The same seed gives the
+same bytes.
 """
 
 import json
 import math
 import random
-import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import reasoning_gym
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from megatron_ring.curation import corrupt_tags
-
-Worked = tuple[str, str]  # what is thought, line by line, and the final answer
-Sample = dict[str, Any]
+Row = dict[str, Any]
 CHAT_SHARE = {"stage1": 0.0, "stage2": 0.4, "valid": 0.2}  # 437K of 1,082K in Ring-Lite-Distill
-DAMAGED_SHARE = {"stage1": 0.2, "stage2": 0.15, "valid": 0.0}  # of the samples that think
+MORE = 0.04  # some shapes of equations are too much for the teacher
 BLOCK = 500  # problems drawn at once; reasoning-gym seeds problem i with seed + i
-
-
-def numbers(text: str) -> list[int]:
-    return [int(n) for n in re.findall(r"\d+", text)]
-
-
-def chain_sum(question: str) -> Worked:
-    """Running totals, left to right."""
-    expression = question.split(":")[1].strip(" =")
-    total, *rest = re.findall(r"[+-]? ?\d+", expression)
-    value, lines = int(total), []
-    for term in rest:
-        sign, number = term.split()
-        after = value + int(number) if sign == "+" else value - int(number)
-        lines.append(f"{value} {sign} {number} = {after}")
-        value = after
-    return "\n".join(lines), str(value)
-
-
-def euclid(a: int, b: int) -> list[str]:
-    """Euclid's algorithm; the last line has remainder 0."""
-    a, b, lines = max(a, b), min(a, b), []
-    while b:
-        lines.append(f"{a} = {a // b} * {b} + {a % b}")
-        a, b = b, a % b
-    return lines
-
-
-def gcd(question: str) -> Worked:
-    a, b = numbers(question)
-    answer = math.gcd(a, b)
-    return "\n".join([*euclid(a, b), f"The last divisor is {answer}."]), str(answer)
-
-
-def simple_equations(question: str) -> Worked | None:
-    """a*x + b = c or b - a*x = c, solved in two steps; None for other shapes."""
-    left, right = question.split(": ")[1].split(" = ")
-    unknown = re.fullmatch(r"(?:(?P<a>\d+)\*)?(?P<x>[a-z])(?: (?P<sign>[+-]) (?P<b>\d+))?", left)
-    mirrored = re.fullmatch(r"(?P<b>\d+) (?P<sign>[+-]) (?:(?P<a>\d+)\*)?(?P<x>[a-z])", left)
-    found = unknown or mirrored
-    if found is None:
-        return None
-    a, b, c, x = int(found["a"] or 1), int(found["b"] or 0), int(right), found["x"]
-    lines = []
-    if mirrored and found["sign"] == "-":
-        lines.append(f"{a}*{x} = {b} - {c} = {b - c}".replace("- -", "+ "))
-        c = b - c
-    elif b:
-        undo = "-" if found["sign"] == "+" else "+"
-        after = c - b if undo == "-" else c + b
-        lines.append(f"{a}*{x} = {c} {undo} {b} = {after}")
-        c = after
-    if c % a:
-        return None
-    if a > 1:
-        lines.append(f"{x} = {c} / {a} = {c // a}")
-    return "\n".join(lines) or f"{x} = {c}", str(c // a)
-
-
-def letter_counting(question: str) -> Worked:
-    """A running count, word by word; case does not matter to the task."""
-    letter, text = re.search(r'letter "(.)" appear in the text: "(.*)"', question).groups()
-    count, lines = 0, []
-    for word in text.split():
-        count += word.lower().count(letter)
-        lines.append(f"{' '.join(word)}: {count}")
-    return "\n".join(lines), str(count)
-
-
-def calendar_arithmetic(question: str) -> Worked:
-    """Leap years: the rules for 4, 100 and 400 in turn."""
-    year = numbers(question)[0]
-    lines, leap = [f"{year} = 4 * {year // 4} + {year % 4}"], year % 4 == 0
-    if leap and year % 100 == 0:
-        leap = year % 400 == 0
-        lines += [f"{year} = 100 * {year // 100}", f"{year} = 400 * {year // 400} + {year % 400}"]
-    return "\n".join(lines), "Yes" if leap else "No"
-
-
-def count_bits(question: str) -> Worked:
-    """Halving: each odd number on the way is a 1 bit."""
-    rest, count, lines = numbers(question)[-1], 0, []
-    while rest:
-        count += rest % 2
-        lines.append(f"{rest} = 2 * {rest // 2} + {rest % 2}, count {count}")
-        rest //= 2
-    return "\n".join(lines), str(count)
-
-
-SOLVE: dict[str, tuple[Callable[[str], Worked | None], dict[str, Any]]] = {
-    # task of reasoning-gym: (worked solution, the settings that keep its problems small)
-    "chain_sum": (chain_sum, {"max_terms": 4, "max_digits": 1}),
-    "gcd": (gcd, {"max_value": 60}),
-    "simple_equations": (simple_equations, {"max_terms": 3, "max_value": 12}),
-    "letter_counting": (letter_counting, {"min_words": 3, "max_words": 5}),
-    "calendar_arithmetic": (
-        calendar_arithmetic,
-        {"tasks": ["is_leap_year"], "leap_year_range": 1000},
-    ),
-    "count_bits": (count_bits, {"max_n": 2000}),
+TASKS: dict[str, dict[str, Any]] = {
+    # task of reasoning-gym: the settings that keep its problems small
+    "chain_sum": {"max_terms": 4, "max_digits": 1},
+    "gcd": {"max_value": 60},
+    "simple_equations": {"max_terms": 3, "max_value": 12},
+    "letter_counting": {"min_words": 3, "max_words": 5},
+    "calendar_arithmetic": {"tasks": ["is_leap_year"], "leap_year_range": 1000},
+    "count_bits": {"max_n": 2000},
 }
 
 CAPITALS = dict(
@@ -196,7 +100,7 @@ def as_messages(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def chat(rng: random.Random) -> Iterator[Sample]:
+def chats(rng: random.Random) -> Iterator[Row]:
     """Endless conversations: sometimes a system prompt, sometimes a greeting, then a request."""
     while True:
         turns = []
@@ -207,110 +111,93 @@ def chat(rng: random.Random) -> Iterator[Sample]:
             turns += [("user", hello), ("assistant", f"{hello} How can I help you?")]
         question, answer = rng.choice([facts, instructions])(rng)
         turns += [("user", question), ("assistant", answer)]
-        yield {"task": "chat", "messages": as_messages(turns)}
+        yield {"messages": as_messages(turns)}
 
 
-@dataclass
-class Counts:
-    """What became of a task's problems."""
-
-    made: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def problems(task: str, seed: int, counts: Counts) -> Iterator[Sample]:
-    """Endless verified samples of a task; those that do not verify are counted."""
-    solve, settings = SOLVE[task]
+def problems(task: str, seed: int) -> Iterator[Row]:
+    """Endless problems of a task, with their answers."""
     while True:
-        dataset = reasoning_gym.create_dataset(task, seed=seed, size=BLOCK, **settings)
-        for entry in dataset:
-            counts.made += 1
-            worked = solve(entry["question"])
-            if worked is None:
-                counts.dropped["no worked solution"] += 1
-            elif dataset.score_answer(worked[1], entry) != 1.0:
-                counts.dropped["not verified"] += 1
-            else:
-                thought, answer = worked
-                said = f"<think>\n{thought}\n</think>\n{answer}"
-                turns = [("user", entry["question"].strip()), ("assistant", said)]
-                yield {"task": task, "messages": as_messages(turns), "answer": answer}
+        for entry in reasoning_gym.create_dataset(task, seed=seed, size=BLOCK, **TASKS[task]):
+            yield {"prompt": entry["question"].strip(), "answer": str(entry["answer"])}
         seed += BLOCK
 
 
-def take(
-    samples: Iterator[Sample], wanted: int, counts: Counts, seen: set[str], patience: int = 5000
-) -> list[Sample]:
-    """The first `wanted` samples with prompts never seen; ValueError if they stop coming."""
-    kept, idle = [], 0
-    for sample in samples:
-        prompt = json.dumps(sample["messages"][:-1])
+@dataclass
+class Made:
+    """What a task gave: rows in order, and how many prompts differ."""
+
+    rows: list[Row]
+    different: int
+
+
+def take(task: str, rows: Iterator[Row], wanted: dict[str, int], patience: int = 5000) -> Made:
+    """Rows until there are as many different prompts as the parts want, each with its kind.
+
+    ValueError when no new prompts come any more. Parts are dealt at random over all prompts: small
+    problem sets often begin with their easiest problems. Chats come once each.
+    """
+    is_chat = task == "chat"
+    kept: list[tuple[str, Row]] = []
+    different: list[str] = []
+    seen: set[str] = set()
+    idle, total = 0, sum(wanted.values())
+    while len(different) < total:
+        row = next(rows)
+        prompt = row.get("prompt") or json.dumps(row["messages"][:-1])
         idle = idle + 1 if prompt in seen else 0
         if idle > patience:
             raise ValueError(
-                f"{sample['task']} has only {len(kept)} different prompts, {wanted} are wanted; "
+                f"{task} has only {len(different)} different prompts, {total} are wanted; "
                 "ask for fewer with --stage1 or --stage2"
             )
-        if prompt in seen:
-            counts.dropped["seen before"] += 1
-            continue
-        seen.add(prompt)
-        kept.append(sample)
-        if len(kept) == wanted:
-            break
-    counts.kept = len(kept)
-    return kept
+        if prompt not in seen or not is_chat:
+            kept.append((prompt, row))
+        if prompt not in seen:
+            seen.add(prompt)
+            different.append(prompt)
+    random.Random(f"{task} {total}").shuffle(different)
+    parts = iter([part for part, number in wanted.items() for _ in range(number)])
+    part_of = dict(zip(different, parts, strict=True))
+    end = "_chat" if is_chat else ""
+    named = [
+        {"id": f"{task}-{i}", "task": task, "kind": f"{part_of[prompt]}{end}", **row}
+        for i, (prompt, row) in enumerate(kept)
+    ]
+    return Made(named, total)
 
 
 def shares(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def damage(samples: list[Sample], share: float, seed: int) -> None:
-    """Damage the think tags of a random share of the samples that think, and note the kind."""
-    thinking, rng = [s for s in samples if s["task"] != "chat"], random.Random(seed)
-    for i, sample in enumerate(rng.sample(thinking, round(share * len(thinking)))):
-        sample["damage"] = corrupt_tags.KINDS[i % len(corrupt_tags.KINDS)]
-        turn = sample["messages"][-1]
-        turn["content"] = corrupt_tags.corrupt(turn["content"], sample["damage"], rng)
-
-
-def make(sizes: dict[str, int], seed: int) -> tuple[dict[str, list[Sample]], dict[str, Counts]]:
-    """Shuffled samples of each part, and what became of each task's problems."""
-    wanted: dict[str, dict[str, int]] = {task: {} for task in [*SOLVE, "chat"]}
+def make(sizes: dict[str, int], seed: int) -> dict[str, Made]:
+    """Rows of each task and of "chat"; different prompts as the sizes of the parts want them."""
+    wanted: dict[str, dict[str, int]] = {task: {} for task in [*TASKS, "chat"]}
     for part, size in sizes.items():
         num_chat = round(size * CHAT_SHARE[part])
-        nums = [*shares(size - num_chat, len(SOLVE)), num_chat]
-        for task, num in zip(wanted, nums, strict=True):
-            wanted[task][part] = num
-    parts: dict[str, list[Sample]] = {part: [] for part in sizes}
-    report, seen = {}, set()
-    for task, of_part in track(wanted.items(), "Working", console=Console(stderr=True)):
-        counts = report[task] = Counts()
+        numbers = [*shares(size - num_chat, len(TASKS)), num_chat]
+        for task, number in zip(wanted, numbers, strict=True):
+            wanted[task][part] = math.ceil(number * (1 + MORE))
+    made = {}
+    for task, of_part in wanted.items():
         rng = random.Random(f"{task} {seed}")
-        endless = chat(rng) if task == "chat" else problems(task, rng.randrange(2**30), counts)
-        samples = take(endless, sum(of_part.values()), counts, seen)
-        counts.made = counts.made or counts.kept + sum(counts.dropped.values())
-        # One draw for all: small problem sets often begin with their easiest problems.
-        rng.shuffle(samples)
-        numbered = iter([{"id": f"{task}-{i}", **s} for i, s in enumerate(samples)])
-        for part, num in of_part.items():
-            parts[part] += islice(numbered, num)
-    for part, samples in parts.items():
-        random.Random(seed).shuffle(samples)
-        damage(samples, DAMAGED_SHARE[part], seed)
-    return parts, report
+        rows = chats(rng) if task == "chat" else problems(task, rng.randrange(2**30))
+        made[task] = take(task, rows, of_part)
+    return made
 
 
-def show(report: dict[str, Counts]) -> None:
-    table = Table("task", "made", "kept", "dropped, and why", title="Samples")
-    for task, counts in report.items():
-        why = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
-        table.add_row(task, str(counts.made), str(counts.kept), why or "-")
+def write(path: Path, rows: list[Row], seed: int) -> None:
+    """In an order that mixes the tasks."""
+    random.Random(seed).shuffle(rows)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def show(made: dict[str, Made]) -> None:
+    table = Table("task", "made", "different prompts", title="Problems and chats")
+    for task, one in made.items():
+        table.add_row(task, f"{len(one.rows):,}", f"{one.different:,}")
     Console().print(table)
-    solved = sum(c.kept for task, c in report.items() if task in SOLVE)
-    print(f"{solved} answers verified by reasoning-gym; {report['chat'].kept} chat samples.")
 
 
 def main(
@@ -320,21 +207,19 @@ def main(
     valid: Annotated[int, typer.Option(help="held-out samples", min=1)] = 300,
     seed: Annotated[int, typer.Option(help="the same seed gives the same files", min=0)] = 1234,
 ) -> None:
-    """Make the quickstart's corpus: stage1.jsonl, stage2.jsonl and valid.jsonl.
+    """Make problems.jsonl and chats.jsonl.
 
-    Example: python tools/make_quickstart_corpus.py runs/quickstart/corpus --stage1 5600
+    Example: python tools/make_quickstart_corpus.py runs/quickstart/raw --stage1 5600
     """
     try:
-        parts, report = make({"stage1": stage1, "stage2": stage2, "valid": valid}, seed)
+        made = make({"stage1": stage1, "stage2": stage2, "valid": valid}, seed)
     except ValueError as error:
         sys.exit(str(error))
     output.mkdir(parents=True, exist_ok=True)
-    for name, samples in parts.items():
-        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
-        (output / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-        damaged = sum("damage" in sample for sample in samples)
-        print(f"{output / name}.jsonl: {len(lines)} samples, {damaged} with damaged think tags")
-    show(report)
+    solved = [row for task, one in made.items() if task != "chat" for row in one.rows]
+    write(output / "problems.jsonl", solved, seed)
+    write(output / "chats.jsonl", made["chat"].rows, seed)
+    show(made)
 
 
 if __name__ == "__main__":

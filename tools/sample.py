@@ -53,12 +53,14 @@ def main(
     seed: Annotated[int, typer.Option(help="of the random draws")] = 0,
     tokenizer: Annotated[str | None, typer.Option(help="default: the model's own")] = None,
     output: Annotated[Path | None, typer.Option(help="also write JSONL here")] = None,
+    samples: Annotated[int, typer.Option(help="answers to each prompt", min=1)] = 1,
 ) -> None:
     try:
         if output is not None and not output.parent.is_dir():
             raise ConfigError(f"--output {output}: there is no folder {output.parent}")
         prompts = [[{"role": "user", "content": text}] for text in prompt or []]
         prompts += list(islice(read_prompts(input), limit)) if input is not None else []
+        prompts = [turns for turns in prompts for _ in range(samples)]
         if not prompts:
             raise ConfigError("there is nothing to answer: give --prompt TEXT or --input FILE")
         config = frozen.configure(model, [])
@@ -68,7 +70,7 @@ def main(
     except (ConfigError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     questions = [turns[-1]["content"] for turns in prompts]
-    for question, text in zip(questions[: len(prompt or [])], answers, strict=False):
+    for question, text in zip(questions[: samples * len(prompt or [])], answers, strict=False):
         console.print(f"[bold cyan]{question}[/]", markup=True)
         console.print(text, markup=False)
         console.print()

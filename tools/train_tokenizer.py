@@ -32,7 +32,9 @@ def texts(files: list[Path]) -> Iterator[str]:
                     messages = json.loads(line)["messages"]
                     for message in messages:
                         role = ROLES.get(message["role"], message["role"].upper())
-                        yield f"<role>{role}</role>{message['content']}"
+                        thought = message.get("reasoning_content")
+                        before = f"<think>\n{thought.strip()}\n</think>\n\n" if thought else ""
+                        yield f"<role>{role}</role>{before}{message['content']}"
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
                     raise ValueError(
                         f'{file}:{number}: not a line of {{"messages": [{{"role", "content"}}]}}: '

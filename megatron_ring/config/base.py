@@ -10,10 +10,36 @@ class ConfigError(ValueError):
     """The configuration as typed cannot run; the message names the key, the values, the remedy."""
 
 
+class Incidental:
+    """Marks a key that changes how fast, where or at what cost work is done, never what it makes.
+
+    `endpoint: Annotated[str, Incidental()]`; `content_of` leaves it out.
+    """
+
+
 class Part(BaseModel):
     """One part of the configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def content_of(part: Part) -> dict[str, Any]:
+    """A part as plain JSON, without the keys that are incidental, at any depth."""
+    return _pruned(part, part.model_dump(mode="json"))
+
+
+def _pruned(value: Any, plain: Any) -> Any:
+    if isinstance(value, Part):
+        return {
+            name: _pruned(getattr(value, name), plain[name])
+            for name, field in type(value).model_fields.items()
+            if not any(isinstance(mark, Incidental) for mark in field.metadata)
+        }
+    if isinstance(value, list | tuple):
+        return [_pruned(*both) for both in zip(value, plain, strict=True)]
+    if isinstance(value, dict):
+        return {key: _pruned(value[key], plain[str(key)]) for key in value}
+    return plain
 
 
 def explain(cls: type[Part], error: dict[str, Any]) -> str:

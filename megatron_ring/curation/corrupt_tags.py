@@ -9,7 +9,9 @@ import re
 from itertools import zip_longest
 from typing import NamedTuple
 
-KINDS = ("missing_open", "missing_close", "redundant", "misplaced", "empty")
+KINDS = ("missing_open", "missing_close", "redundant", "misplaced", "empty", "answer_inside")
+# Tag counters see nothing behind </think>, and cannot tell an answer inside from none at all.
+COUNTED_AS = {kind: kind for kind in KINDS} | {"answer_inside": "empty"}
 TAG = re.compile(r"</?think>")
 RIGHT = re.compile(r"\s*(<think>\s*)(\S.*?)(\s*)(</think>\s*)(\S.*)", re.DOTALL)
 
@@ -37,7 +39,8 @@ def corrupt(answer: str, kind: str, rng: random.Random) -> str:
 
     missing_open, missing_close: without that tag. redundant: a tag is doubled, or one stands inside
     the thought once more. misplaced: the opening tag comes after some words of the thought, or both
-    tags change places. empty: the thought stands behind empty tags.
+    tags change places. empty: the thought stands behind empty tags. answer_inside: the closing tag
+    comes behind the answer. COUNTED_AS says what evaluation's `tag_errors` counts each as.
     """
     parts = split(answer)
     if parts is None:
@@ -65,6 +68,8 @@ def corrupt(answer: str, kind: str, rng: random.Random) -> str:
         return thought[:at] + open_ + thought[at:] + gap + close + said
     if kind == "empty":
         return open_ + close + thought + apart + said
+    if kind == "answer_inside":
+        return open_ + thought + apart + said.rstrip() + gap + "</think>"
     raise ValueError(f"unknown damage {kind!r}; known: {', '.join(KINDS)}")
 
 

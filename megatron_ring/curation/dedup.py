@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from megatron_ring.config.curation.dedup import ExactConfig, MinHashConfig
+from megatron_ring.curation.collect.cells import other_kind
 from megatron_ring.curation.record import Record, Rejection, prompt_of, response_of
 
 # A Chinese, Japanese or Korean character, or a run of other letters and digits.
@@ -23,16 +24,21 @@ class Exact:
     def __init__(self, options: ExactConfig) -> None:
         self.options = options
 
-    def summarise(self, record: Record) -> list[Any]:
-        """Hash of the normal text (128 bits, hexadecimal) and the answer's characters."""
+    def summarise(self, record: Record) -> list[Any] | None:
+        """Hash of the normal text (128 bits, hexadecimal) and the answer's characters; None of
+        records of other kinds."""
+        if other_kind(record, self.options.kinds):
+            return None
         text = normal(compared_text(record, self.options.text))
         return [xxhash.xxh3_128_hexdigest(text.encode()), len(response_of(record) or "")]
 
-    def decide(self, summaries: Iterable[tuple[str, list[Any]]]) -> dict[str, Rejection]:
+    def decide(self, summaries: Iterable[tuple[str, list[Any] | None]]) -> dict[str, Rejection]:
         """All but the preferred one of equal records go."""
         groups: dict[str, list[tuple[str, int]]] = {}
-        for name, (digest, length) in summaries:
-            groups.setdefault(digest, []).append((name, length))
+        for name, summary in summaries:
+            if summary is not None:
+                digest, length = summary
+                groups.setdefault(digest, []).append((name, length))
         what = "prompt" if self.options.text == "prompt" else "prompt and response"
         gone = {}
         for members in groups.values():

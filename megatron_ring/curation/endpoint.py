@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def without_thought(answer: str) -> str:
     return re.sub(r"\A.*</think>", "", answer, flags=re.DOTALL).strip()
 
 
+def read_choice(said: str, choices: Sequence[str]) -> str | None:
+    """The one of `choices` (words) that an answer begins with, behind its thought; None for others.
+
+    Case, marks around it ("**Yes**.") and "Answer:" in front do not matter. An answer whose first
+    line names two of them has not chosen.
+    """
+    words = "|".join(map(re.escape, choices))
+    line = without_thought(said).partition("\n")[0]
+    found = re.match(
+        rf"\W*(?:(?:the )?(?:final )?answer\W+(?:is\W+)?)?(?:boxed\W)?({words})\b", line, re.I
+    )
+    named = {word.lower() for word in re.findall(rf"\b(?:{words})\b", line, re.I)}
+    return found[1].lower() if found and len(named) == 1 else None
+
+
 def read_key(file: Path) -> str:
     """The first line of a file; ConfigError when there is none."""
     try:
@@ -66,4 +82,9 @@ def read_key(file: Path) -> str:
         raise ConfigError(f"key_file: cannot read {file}: {error}") from None
     if not lines or not lines[0].strip():
         raise ConfigError(f"key_file={file} has no key on its first line")
-    return lines[0].strip()
+    key = lines[0].strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"key_file={file}: the key holds characters that no HTTP header can; copy it again"
+        )
+    return key

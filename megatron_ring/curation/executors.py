@@ -6,6 +6,7 @@ there, and what is missing after all tasks is an error, or is done again.
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -117,16 +118,25 @@ class Local(LocalPipelineExecutor):
                 pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():
+                    worker.terminate()  # what is on its way in them is paid: it comes home
                 raise
         return done
 
 
 _own: dict[str, Local] = {}  # a worker's executor
+_over = threading.Event()  # in a worker: it was told to end
 
 
 def _begin(executor: Local) -> None:
-    """A worker ends when its parent is gone, SIGKILL included: the pool's own would wait."""
+    """A worker ends when its parent is gone, SIGKILL included: the pool's own would wait.
+
+    A person's interrupt reaches it through its parent, once, as SIGTERM: a second one would cut off
+    what it waits for.
+    """
     _own["executor"] = executor
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker is started by the pool"
 
@@ -137,7 +147,15 @@ def _begin(executor: Local) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _end(number: int, frame: object) -> None:
+    if not _over.is_set():
+        _over.set()
+        raise KeyboardInterrupt
+
+
 def _run_rank(rank: int) -> None:
+    if _over.is_set():  # one that the pool had handed out already
+        raise KeyboardInterrupt
     _own["executor"]._run_for_rank(rank)
 
 

@@ -28,7 +28,10 @@ from megatron_ring.curation.shards import (
     writing,
 )
 
-PACKAGES = ("megatron-ring", "datatrove", "numpy", "pyarrow", "pydantic", "xxhash")
+PACKAGES = (
+    *("megatron-ring", "datatrove", "numpy", "pyarrow", "pydantic", "xxhash"),
+    *("httpx", "math-verify", "sympy"),
+)
 WRITTEN = "written.json"  # in work/: what the files of kept records follow from
 
 
@@ -139,13 +142,18 @@ def _num_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _card(config: CurateConfig, found: dict[str, Any], fingerprint: str) -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that records depend on."""
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+            found[name] = "not installed"
+    return found
+
+
+def _card(config: CurateConfig, found: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     inputs = [
         {"source": name, "path": path, "bytes": size, "sha256": checksum}
         for (name, path, size, _), checksum in zip(found["files"], found["sha256"], strict=True)
@@ -154,7 +162,7 @@ def _card(config: CurateConfig, found: dict[str, Any], fingerprint: str) -> dict
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "fingerprint": fingerprint,
-        "versions": versions,
+        "versions": versions(),
         "inputs": inputs,
         "recipe": config.model_dump(mode="json"),
     }

@@ -19,6 +19,7 @@ from megatron_ring.config.curation.collect import (
 )
 from megatron_ring.config.curation.decontaminate import DecontaminateConfig
 from megatron_ring.config.curation.dedup import ExactConfig, MinHashConfig
+from megatron_ring.config.curation.distil import DistilConfig
 from megatron_ring.config.curation.label import LabelConfig
 from megatron_ring.config.curation.mix import MixConfig
 from megatron_ring.config.curation.purify import PurifyConfig
@@ -27,6 +28,7 @@ from megatron_ring.curation.collect.select import SelectAnswer
 from megatron_ring.curation.collect.tools import CheckTools
 from megatron_ring.curation.decontaminate.stage import Decontaminate
 from megatron_ring.curation.dedup import Exact, MinHash
+from megatron_ring.curation.distil import Distil
 from megatron_ring.curation.label.stage import Label
 from megatron_ring.curation.mix import Mix
 from megatron_ring.curation.purify import Purify
@@ -37,6 +39,7 @@ STAGES: dict[str, tuple[type[Part], type[Stage]]] = {
     "select_answer": (SelectAnswerConfig, SelectAnswer),
     "score_prompt": (ScorePromptConfig, ScorePrompt),
     "check_tools": (CheckToolsConfig, CheckTools),
+    "distil": (DistilConfig, Distil),
     "purify": (PurifyConfig, Purify),
     "label": (LabelConfig, Label),
     "decontaminate": (DecontaminateConfig, Decontaminate),

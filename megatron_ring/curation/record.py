@@ -49,8 +49,21 @@ class Stage(Protocol):
 class BatchStage(Stage, Protocol):
     """A stage that is much faster on many records at a time."""
 
+    batch: int  # records that it wants at a time; it gets as many if its shard has them
+
     def apply_batch(self, records: Sequence[Record]) -> list[Record | Rejection]:
         """What `apply` says of each."""
+
+
+@runtime_checkable
+class PaidStage(Stage, Protocol):
+    """A stage that asks a model, which costs time or money: a trial run shows only the question."""
+
+    def would_ask(self, record: Record) -> str | None:
+        """What it would send for a record, for people to read; None where it sends nothing."""
+
+    def bill(self) -> tuple[str, dict[str, float]]:
+        """The folder of replies, and what all runs that share it sent and spent."""
 
 
 class GlobalStage(Protocol):

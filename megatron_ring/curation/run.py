@@ -20,7 +20,7 @@ from megatron_ring.curation import finish, work
 from megatron_ring.curation.collect.adapt import complete, to_record
 from megatron_ring.curation.reading import read_piece
 from megatron_ring.curation.recipe import READ, Segment, label_steps, make_stage, segments_of
-from megatron_ring.curation.record import Record, Rejection, told_apart
+from megatron_ring.curation.record import PaidStage, Record, Rejection, told_apart
 from megatron_ring.curation.segment import (
     REPORT,
     Counts,
@@ -86,6 +86,8 @@ def run(config: CurateConfig, teller: Teller | None = None) -> Result:
         )
         _check_chain(counts)
         report = finish.write_output(config, paths, segments, described, found, counts)
+        stages = [make_stage(step.options) for segment in segments for step in segment.steps]
+        report["asked"] = dict(stage.bill() for stage in stages if isinstance(stage, PaidStage))
         report["wall_seconds"] = round(time.perf_counter() - began, 3)
         write_json(paths.output / REPORT, report)
     return Result(paths.output, counts, report)
@@ -225,7 +227,7 @@ class Try:
     num_shards: int
     before: Record | None  # as it was read; None when there is none
     after: Record | None  # as it is kept
-    fate: str  # kept, or which stage rejects it, and why
+    fate: str  # kept; which stage rejects it, and why; or which would ask a model for it, and what
 
 
 def _for_one(options: Any) -> Any:
@@ -254,18 +256,22 @@ def try_out(config: CurateConfig) -> list[Try]:
         record = row.fault if row.fault is not None else to_record(source, row)
         if not isinstance(record, Rejection):
             record = check_record(record, row.place)
-        label, before = READ, None if isinstance(record, Rejection) else record
+        label, before, asked = READ, None if isinstance(record, Rejection) else record, None
         for step, stage in steps:
             if isinstance(record, Rejection):
                 break
             label = step.label
+            if isinstance(stage, PaidStage) and (asked := stage.would_ask(record)) is not None:
+                break
             if step.is_global:
                 name = record["id"]
                 verdicts = stage.decide([(name, stage.summarise(record))])
                 record = verdicts.get(name, record)
             else:
                 record = stage.apply(record)
-        if isinstance(record, Rejection):
+        if asked is not None:
+            tried.append(Try(*head, before, None, f"{label} {asked}"))
+        elif isinstance(record, Rejection):
             fate = f"{label} rejects it: {record.reason}: {record.evidence}"
             tried.append(Try(*head, before, None, fate))
         else:

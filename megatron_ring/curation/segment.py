@@ -27,7 +27,7 @@ ROLES = ("system", "user", "assistant", "tool")
 RECORDED = "segment.json"  # in a segment's folder: its fingerprint and what it follows from
 CARD, REPORT = "card.json", "report.json"  # in the output, the last files of a run
 JOB = "slurm_job.json"  # in a segment's tasks: the number of its job
-BATCH = 256  # records that go through a stage together; a shard may hold long ones
+BATCH = 256  # records that go through stages together, unless one wants more; they may be long
 SHOWN = 2000  # characters of a row that made no record, kept with its rejection
 
 
@@ -146,8 +146,10 @@ class _Shard:
     def _through(
         self, steps: list[tuple[Step, Any]], records: Iterator[Record]
     ) -> Iterator[Record]:
-        """What is left of the records behind the steps, BATCH of them at a time, in order."""
-        while batch := list(islice(records, BATCH)):
+        """What is left of the records behind the steps, so many of them at a time, in order."""
+        wanted = [stage.batch for _, stage in steps if isinstance(stage, BatchStage)]
+        size = max([BATCH, *wanted])
+        while batch := list(islice(records, size)):
             for step, stage in steps:
                 batch = self._step(step, stage, batch)
             yield from batch

@@ -2,7 +2,8 @@
 
 Each segment's folder has a fingerprint of all that its records follow from: the input, the options,
 code and files of its stages, and the segment before. Where it differs, that segment and all behind
-it begin anew.
+it begin anew. Options that are incidental (how many requests at a time, where a model's replies are
+kept, what they may cost) are no part of it.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from typing import Any
 
 import xxhash
 
-from megatron_ring.config.base import ConfigError
+from megatron_ring.config.base import ConfigError, content_of
 from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import collect, reading
 from megatron_ring.curation import segment as segment_module
@@ -116,7 +117,7 @@ def describe(segments: Iterable[Segment], found: dict[str, Any]) -> list[dict[st
     described, before = [], ""
     for segment in segments:
         for step in [*segment.steps, *([segment.tail] if segment.tail else [])]:
-            options = step.options.model_dump(mode="json")
+            options = content_of(step.options)
             content |= {f"{step.label}.{key}": value for key, value in options.items()}
             content[f"code of {step.label}"] = _digest_code(stage_class(step.options.stage))
             for name in sorted(_strings(options)):
@@ -194,8 +195,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _strings(value: Any) -> set[str]:
     if isinstance(value, str):
         return {value} if len(value) < 1000 and "\n" not in value and "\0" not in value else set()
-    if isinstance(value, dict):  # a cache is what the stage itself writes
-        value = [one for key, one in value.items() if key != "cache"]
+    if isinstance(value, dict):
+        value = list(value.values())
     return {text for one in value for text in _strings(one)} if isinstance(value, list) else set()
 
 

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from megatron_ring.config.curation.preference import StructureConfig
 from megatron_ring.curation import corrupt_tags
-from megatron_ring.evaluation.think_tags import tag_errors
+from megatron_ring.curation.corrupt_tags import COUNTED_AS
+from megatron_ring.evaluation.think_tags import ERRORS, tag_errors
 
 ANSWERS = [
     "<think>\n3 + 4 = 7\n7 - 1 = 6\n</think>\n6",
@@ -23,9 +25,83 @@ def test_the_checker_names_the_damage(answer: str, kind: str) -> None:
     assert tag_errors(answer) == []
     for seed in range(40):
         damaged = corrupt_tags.corrupt(answer, kind, random.Random(seed))
-        assert tag_errors(damaged) == [kind], damaged
+        assert tag_errors(damaged) == [COUNTED_AS[kind]], damaged
         assert words(damaged) == words(answer)
         assert damaged == corrupt_tags.corrupt(answer, kind, random.Random(seed))
+
+
+PIECES = [
+    *[
+        "so",
+        "it is",
+        "因为七加三等于十，",
+        "所以答案是十。",
+        "$\\frac{1}{2}$",
+        "x < 3",
+        "a > b",
+        "é 🙂",
+    ],
+    *["```python\nif a < b:\n    print('think')\n```", "<b>bold</b>", "</thinking>", "<thinking>"],
+    *["< think>", "think>", "<|think|>", "<Think>", "\\<think\\>", "</ think>", "1.", "-"],
+]
+SPACES = ["", " ", "\n", "\n\n", "\t", "\u3000", "\xa0", "\r\n", " \n "]
+
+
+def random_text(rng: random.Random, more: tuple[str, ...] = ()) -> str:
+    """Words, code, Chinese and what only looks like a tag; not blank at its ends."""
+    parts = [rng.choice([*PIECES, *more]) for _ in range(rng.randint(1, 8))]
+    return "".join(part + rng.choice(SPACES) for part in parts).strip()
+
+
+def random_answer(rng: random.Random, more: tuple[str, ...] = ()) -> str:
+    space = [rng.choice(SPACES) for _ in range(5)]
+    thought, said = random_text(rng, more), random_text(rng, more)
+    return f"{space[0]}<think>{space[1]}{thought}{space[2]}</think>{space[3]}{said}{space[4]}"
+
+
+@pytest.mark.parametrize("kind", corrupt_tags.KINDS)
+def test_every_damage_is_counted_whatever_the_text(kind: str) -> None:
+    rng = random.Random(kind)
+    for _ in range(400):
+        answer = random_answer(rng)
+        assert tag_errors(answer) == []
+        damaged = corrupt_tags.corrupt(answer, kind, rng)
+        assert tag_errors(damaged) == [COUNTED_AS[kind]], (answer, damaged)
+        assert words(damaged) == words(answer)
+        check_spans(answer, damaged, corrupt_tags.differences(answer, damaged))
+
+
+def check_spans(one: str, other: str, spans: tuple[list, list]) -> None:
+    """Marked are tags and single characters; the tags outside are as many in both texts."""
+    left = []
+    for text, own in zip((one, other), spans, strict=True):
+        pieces = [text[slice(*span)] for span in own]
+        assert all(re.fullmatch(r"</?think>|\S", piece) for piece in pieces), pieces
+        starts = [start for start, _ in own]
+        assert starts == sorted(set(starts))
+        tags = re.findall("</?think>", text)
+        for piece in pieces:
+            if piece in tags:
+                tags.remove(piece)
+        left.append(tags)
+    assert left[0] == left[1] and any(spans)
+
+
+def test_what_may_be_damaged_is_what_the_checker_finds_right() -> None:
+    """Tags in code blocks and in thoughts are tags as well: such answers are left alone."""
+    rng, right = random.Random(5), 0
+    for _ in range(3000):
+        answer = random_answer(rng, ("<think>", "</think>", "```\n<think>\n```"))
+        answer = answer.replace(rng.choice(["<think>", "</think>", "\0"]), "", 1)
+        fits = corrupt_tags.split(answer) is not None
+        assert fits == (tag_errors(answer) == []), answer
+        right += fits
+    assert 300 < right < 2700
+
+
+def test_the_names_of_damages_are_the_same_everywhere() -> None:
+    assert tuple(StructureConfig.model_fields["shares"].default) == corrupt_tags.KINDS
+    assert set(COUNTED_AS) == set(corrupt_tags.KINDS) and set(COUNTED_AS.values()) == set(ERRORS)
 
 
 def words(text: str) -> list[str]:
@@ -43,6 +119,7 @@ def test_damage_by_hand() -> None:
         "<think>\nWell.\n</think>\n\n</think>\n\nYes, it is.\nQuite.",
     }
     assert damaged("misplaced") == {"</think>\n\nWell.\n<think>\nYes, it is.\nQuite."}
+    assert damaged("answer_inside") == {"<think>\nWell.\nYes, it is.\nQuite.\n</think>"}
     assert damaged("empty") == {"<think>\n</think>\n\nWell.\nYes, it is.\nQuite."}
 
 
@@ -83,6 +160,7 @@ def marked(one: str, other: str) -> tuple[list[str], list[str]]:
         ),
         ("<think>\n</think>3 + 4 = 7\n7 - 1 = 6\n6", ["3", "</think>"], ["</think>", "6"]),
         ("<think>\n3 + 4 = 7\n7 - 1 = 6\n</think>\n6</think>", [], ["</think>"]),
+        ("<think>\n3 + 4 = 7\n7 - 1 = 6\n6\n</think>", ["</think>"], ["6", "</think>"]),
     ],
 )
 def test_differences_by_hand(other: str, in_right: list[str], in_other: list[str]) -> None:

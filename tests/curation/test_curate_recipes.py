@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from megatron_ring.config.base import Part
+from megatron_ring.config.curation import CurateConfig
 from megatron_ring.config.curation.collect import (
     CheckToolsConfig,
     ScorePromptConfig,
@@ -16,13 +17,14 @@ from megatron_ring.config.curation.collect import (
     Sources,
 )
 from megatron_ring.config.curation.mix import MixConfig
-from megatron_ring.config.loading import build
+from megatron_ring.config.loading import build, load
 from megatron_ring.curation.collect.adapt import complete
 from megatron_ring.curation.collect.prompts import ScorePrompt
 from megatron_ring.curation.collect.select import SelectAnswer
 from megatron_ring.curation.collect.tools import CheckTools
 from megatron_ring.curation.mix import requested, write_mix
 from megatron_ring.curation.record import Record, Rejection
+from megatron_ring.curation.run import try_out
 from tests.curation.runs import read_source
 
 FOLDER = Path(__file__).parents[2] / "configs" / "curate"
@@ -86,6 +88,22 @@ def test_every_stage_of_ours_builds(recipe: str) -> None:
         if stage["stage"] in OURS:
             OURS[stage["stage"]][0].model_validate(stage)
     mix_of(recipe)
+
+
+def test_the_queue_of_a_mix_is_distilled(tmp_path: Path) -> None:
+    """As far as the first question: no model is there to be asked."""
+    turns = [{"role": "user", "content": "What is 2 + 2?"}]
+    prompt = {"id": "gsm8k/7", "messages": turns, "answer": "4", "domain": "math"}
+    (tmp_path / "queue.jsonl").write_text(json.dumps(prompt) + "\n")
+    url = "http://localhost:8000/v1"
+    given = [f"data={tmp_path}", f"endpoint={url}", "fingerprints=f", "output=o"]
+    recipe = load(CurateConfig, [str(FOLDER / "distil.yaml")], given)
+    distil, *others = recipe.stages
+    assert [one.stage for one in others] == ["purify", "decontaminate"]
+    # Benchmarks' fingerprints are the user's own, and not here.
+    (tried,) = try_out(recipe.model_copy(update={"stages": [distil, others[0]]}))
+    assert tried.fate.startswith(f"distil would ask deepseek-ai/DeepSeek-R1 at {url} for 1 of at")
+    assert tried.before is not None and tried.before["answer"] == "4"
 
 
 def test_the_reports_numbers() -> None:

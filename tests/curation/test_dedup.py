@@ -43,6 +43,15 @@ def test_exact_may_look_at_answers_and_keep_the_longest():
     }
 
 
+def test_exact_leaves_other_kinds_alone():
+    records = [{**record("a"), "extra": {"kind": kind}} for kind in ("x", "y", "x", "z", "y")]
+    gone = decide(dedup.Exact(ExactConfig(kinds=["x", "z"])), records)
+    assert gone == {
+        "s/2": Rejection("duplicate", "same prompt as s/0"),
+        "s/3": Rejection("duplicate", "same prompt as s/0"),
+    }
+
+
 def test_words_and_shingles():
     assert dedup.words_of("Don't add x_1 to 小明的 3.5!") == [
         *("don", "t", "add", "x", "1", "to", "小", "明", "的", "3", "5")

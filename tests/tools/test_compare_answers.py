@@ -69,3 +69,12 @@ def test_files_that_do_not_belong_together(corpus: Path, tmp_path: Path) -> None
         compare_answers.main(corpus, [one, other])
     with pytest.raises(SystemExit, match=r"valid\.jsonl has no question '3 \+ 1'"):
         compare_answers.main(corpus, [unknown])
+
+
+def test_a_thought_that_stands_apart_counts_as_one(tmp_path: Path) -> None:
+    apart = {"role": "assistant", "content": "2", "reasoning_content": "quick"}
+    turns = [{"role": "user", "content": "1 + 1"}, apart]
+    corpus = write(tmp_path / "valid.jsonl", [{"messages": turns}])
+    said = write(tmp_path / "said.jsonl", [{"prompt": "1 + 1", "answer": "quick</think>2"}])
+    _, scores = compare_answers.compare(corpus, [said], 0)
+    assert (scores["said"].right, scores["said"].thinking, scores["said"].wrong_tags) == (1, 1, 1)

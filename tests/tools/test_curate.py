@@ -151,10 +151,6 @@ def test_a_terminal_has_a_bar_with_the_time_that_is_left():
     assert "70/100" in said and "records/s" in said
 
 
-def test_long_texts_are_cut():
-    assert curate.cut("a" * 700) == "a" * 600 + " ... (700 characters)"
-
-
 def test_status_when_work_was_removed(done, capsys):
     shutil.rmtree(done / "work")
     status, said = call(capsys, "status", done)

@@ -1,135 +1,152 @@
-"""Pairs by rule: the same words in other tags, another sample's answer, and what does not serve."""
+"""tools/make_pairs.py as it is called: what it writes, shows, counts, and how it refuses."""
 
 import json
-import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from megatron_ring.curation.corrupt_tags import KINDS
-from megatron_ring.evaluation.think_tags import tag_errors
 from tools import make_pairs
 
-
-def sample(question: str, answer: str, **more: Any) -> dict:
-    turns = [("user", question), ("assistant", answer)]
-    return {"messages": [{"role": role, "content": text} for role, text in turns], **more}
+ROOT = Path(__file__).parents[2]
 
 
-def write(file: Path, samples: list[dict]) -> Path:
-    file.write_text("".join(json.dumps(one) + "\n" for one in samples))
-    return file
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(make_pairs.app, list(map(str, arguments)))
 
 
-def lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def said(*arguments: object, status: int = 0) -> str:
+    result = call(*arguments)
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def answer(number: int) -> str:
+    return f"<think>\nIt is the sum of both.\n</think>\n{number}"
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
 def chats(tmp_path: Path) -> Path:
-    thinking = [
-        sample(f"{i} + 1", f"<think>\n{i} and one\n</think>\n{i + 1}", id=f"s{i}", task="sum")
-        for i in range(20)
+    """Twelve sums with their right answers, and a greeting."""
+
+    def turns(question: str, reply: str) -> list[dict]:
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+    rows = [
+        {"id": f"s{n}", "messages": turns(f"{n} + 1", answer(n + 1)), "answer": str(n + 1)}
+        for n in range(12)
     ]
-    apart = sample("apart", "42")
-    apart["messages"][-1]["reasoning_content"] = " six times seven "
-    plain = [sample("Hello!", "Hi!"), sample("Bye!", "See you.")]
-    damaged = sample("damaged", "no start\n</think>\n3", task="sum")
-    return write(tmp_path / "chats.jsonl", [*thinking, apart, *plain, damaged])
+    return write(tmp_path / "chats.jsonl", [*rows, {"messages": turns("Hello!", "Hi!")}])
 
 
-def test_structural_pairs_differ_in_tags_alone(
-    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_pairs.tags(chats, tmp_path / "out" / "pairs.jsonl")
-    pairs = lines(tmp_path / "out" / "pairs.jsonl")
-    assert "21 pairs; 3 samples left out: no thought between right tags" in capsys.readouterr().out
-    right = {line["messages"][0]["content"]: line for line in lines(chats)}
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """What sample.py says to six of these: the answer to three is right once, to one always."""
+    rows = []
+    for n in range(6):
+        rows.append({"prompt": f"{n} + 1", "answer": answer(n + 1 if n < 4 else 77)})
+        rows.append({"prompt": f"{n} + 1", "answer": answer(n + 1 if n == 0 else 99)})
+    return write(tmp_path / "said.jsonl", rows)
+
+
+def test_general(chats: Path, samples: Path, tmp_path: Path) -> None:
+    told = said("general", samples, tmp_path / "out", "--of", chats, "--seed", 3, "--take", 4)
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2:5]
+        for line in told.splitlines()
+        if "│" in line
+    }
+    assert [int(cell) for cell in rows["wrong"]] == [2, 5, 4]
+    assert "6 records read, 4 used; left out: " in told
+    assert "1 nothing_to_reject" in told and "1 over_quota" in told
+    assert f"python tools/pack.py {tmp_path}/out/pack.yaml tokenizer=TOKENIZER" in told
+    pairs = lines(tmp_path / "out" / "general.jsonl")
     for pair in pairs:
-        [turn] = pair["messages"]
-        assert turn["role"] == "user"
-        if turn["content"] != "apart":
-            assert pair["chosen"] == right[turn["content"]]["messages"][1]["content"]
-            assert pair["id"] == right[turn["content"]]["id"]
-        assert tag_errors(pair["chosen"]) == []
-        assert tag_errors(pair["rejected"]) == [pair["damage"]]
-        words = [re.sub("</?think>", " ", pair[key]).split() for key in ("chosen", "rejected")]
-        assert words[0] == words[1]
-    [apart] = [pair for pair in pairs if pair["messages"][0]["content"] == "apart"]
-    assert apart["chosen"] == "<think>\nsix times seven\n</think>\n\n42"
-    kinds = [pair["damage"] for pair in pairs]
-    assert {kind: kinds.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 4) | {KINDS[0]: 5}
+        number = int(pair["id"].removeprefix("s"))
+        assert pair["chosen"] == answer(number + 1)
+        assert pair["rejected"] in (answer(77), answer(99))
+    told = said("general", samples, tmp_path / "out", "--of", chats, "reference=never", "seed=3")
+    assert len(lines(tmp_path / "out" / "general.jsonl")) == 3
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["seed"] == 3
 
 
-def test_spans_mark_where_structures_part(chats: Path, tmp_path: Path) -> None:
-    make_pairs.tags(chats, tmp_path / "pairs.jsonl", number=5)
-    pairs = {pair["damage"]: pair for pair in lines(tmp_path / "pairs.jsonl")}
-    assert set(pairs) == set(KINDS)
-
-    def marked(kind: str, key: str) -> list[str]:
-        pair = pairs[kind]
-        return [pair[key][slice(*span)] for span in pair["format_spans"][key]]
-
-    number = pairs["missing_open"]["chosen"].split()[1]
-    assert marked("missing_open", "chosen") == ["<think>"]
-    assert marked("missing_open", "rejected") == [number[0]]
-    assert marked("missing_close", "chosen") == ["</think>"]
-    assert marked("missing_close", "rejected") == [pairs["missing_close"]["chosen"].split()[-1][0]]
+def test_structure(chats: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = said("structure", chats, out, "--take", 15, "shares={empty: 2, answer_inside: 1}")
+    assert "13 records read, 12 used; left out: 1 tags" in told
+    assert "structure is short of 3 pairs" in told
+    pairs = lines(out / "structure.jsonl")
+    assert sum(pair["damage"] == "empty" for pair in pairs) in (7, 8, 9, 10)
+    assert {pair["damage"] for pair in pairs} == {"empty", "answer_inside"}
 
 
-def test_general_pairs_have_the_answer_of_another_sample_of_the_task(
-    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_pairs.answers(chats, tmp_path / "pairs.jsonl")
-    assert "1 samples left out: damaged think tags" in capsys.readouterr().out
-    sums = {str(i + 1) for i in range(20)}
-    pairs = lines(tmp_path / "pairs.jsonl")
-    for pair in pairs:
-        before, said = make_pairs.final(pair["chosen"])
-        assert pair["rejected"].startswith(before)
-        other = pair["rejected"].removeprefix(before)
-        pool = sums if pair.get("task") else {"42", "Hi!", "See you."}
-        assert other in pool - {said}
-    assert len({pair["messages"][0]["content"] for pair in pairs}) == len(pairs) > 15
-
-
-def test_the_final_answer_is_what_follows_the_last_tag() -> None:
-    assert make_pairs.final("<think>a</think>\n\n 6\n") == ("<think>a</think>\n\n ", "6")
-    assert make_pairs.final(" Hi! ") == (" ", "Hi!")
-
-
-def test_number_and_seed(chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def made(name: str, **options: int) -> str:
-        make_pairs.tags(chats, tmp_path / name, **options)
-        return (tmp_path / name).read_text()
-
-    assert len(made("few", number=7).splitlines()) == 7
-    assert made("a") == made("b") != made("c", seed=2)
-    made("many", number=100)
-    assert "21 pairs of 100 asked for; 3 samples" in capsys.readouterr().out
+def test_blend_and_its_dry_run(chats: Path, samples: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output: {tmp_path}/out\n"
+        f"general: {{take: 9, sources: [{{path: {samples}, of: {chats}}}]}}\n"
+        f"structure: {{take: 6, sources: [{{path: {chats}}}]}}\n"
+    )
+    told = said("blend", recipe, "general.take=2", "--dry-run")
+    assert "nothing was written (--dry-run)" in told and not (tmp_path / "out").exists()
+    assert "general, wrong: s" in told and "'99', not '" in told
+    for kind in ("missing_open", "missing_close", "redundant", "misplaced", "answer_inside"):
+        assert f"structure, {kind}: s" in told
+    said("blend", recipe, "general.take=2")
+    general, structure = (lines(tmp_path / "out" / f"{n}.jsonl") for n in ("general", "structure"))
+    assert (len(general), len(structure)) == (2, 6)
+    assert not {pair["id"] for pair in general} & {pair["id"] for pair in structure}
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("arguments", "message"),
     [
-        ("{", r"chats\.jsonl:1: JSONDecodeError"),
-        ('{"text": 1}', r"jsonl:1: KeyError 'messages'"),
-        (json.dumps({"messages": []}), r"jsonl:1: the last turn is no answer with text"),
-        (json.dumps({"messages": [{"role": "assistant", "content": "x"}]}), "no answer with text"),
-        (json.dumps({"messages": [{"role": "user", "content": "x"}] * 2}), "no answer with text"),
+        (["structure", "CHATS", "OUT", "takes=3"], "unknown config key structure.takes; did you"),
+        (["structure", "CHATS", "OUT", "think=allow"], "structure: think=allow: tags are damaged"),
+        (["structure", "CHATS", "OUT", "nonsense"], "override 'structure.nonsense' is not of the"),
+        (["structure", "none.jsonl", "OUT"], "path=none.jsonl: there is no such file"),
+        (["structure", "CHATS", "CHATS"], "chats.jsonl is a file; name a folder"),
+        (["structure", "BROKEN", "OUT"], "broken.jsonl:2: not a line of JSON"),
+        (["general", "CHATS", "OUT"], "no pair could be made: general: {'no_candidates': 13}"),
+        (["blend", "none.yaml"], "there is no config file none.yaml"),
+        (["blend", "output=OUT"], "there is nothing to make; give general, structure or both"),
     ],
 )
-def test_what_is_no_sample_is_named(tmp_path: Path, line: str, message: str) -> None:
-    file = tmp_path / "chats.jsonl"
-    file.write_text(line + "\n")
-    with pytest.raises(SystemExit, match=message):
-        make_pairs.tags(file, tmp_path / "pairs.jsonl")
+def test_errors(chats: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    broken = write(tmp_path / "broken.jsonl", lines(chats)[:1])
+    broken.write_text(broken.read_text() + "{\n")
+    names = {"CHATS": str(chats), "BROKEN": str(broken), "OUT": str(tmp_path / "out")}
+    given = [names.get(one, one.replace("OUT", names["OUT"])) for one in arguments]
+    told = said(*given, status=1)
+    assert told.startswith("error: ") and message in told
+    assert not (tmp_path / "out").exists()
 
 
-def test_no_pair_at_all(tmp_path: Path) -> None:
-    chats = write(tmp_path / "chats.jsonl", [sample("Hello!", "Hi!")])
-    with pytest.raises(SystemExit, match=r"no pair could be made: \{'no thought between right"):
-        make_pairs.tags(chats, tmp_path / "pairs.jsonl")
-    with pytest.raises(SystemExit, match=r"there is no .*none\.jsonl"):
-        make_pairs.tags(tmp_path / "none.jsonl", tmp_path / "pairs.jsonl")
+def test_help_and_keys() -> None:
+    told = said("--help")
+    assert "    python tools/make_pairs.py general SAMPLES.jsonl OUT [--of CHATS" in told
+    told = said("keys")
+    assert "general.longer_ratio [1.5]" in told and "general.overlap.words [4]" in told
+    assert "structure.take" in told and "  when_short [fill]" in told
+
+
+def test_as_a_program(chats: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "tools/make_pairs.py", "structure", str(chats), str(tmp_path / "o")]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0 and b"12 used" in done.stdout
+    done = subprocess.run(
+        [*command, "seed=-1"], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert done.returncode == 1
+    assert done.stdout == b"error: seed=-1: input should be greater than or equal to 0\n"

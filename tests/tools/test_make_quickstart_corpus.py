@@ -1,145 +1,149 @@
-"""The quickstart's corpus: arithmetic of the worked solutions, verification, disjoint prompts."""
+"""The quickstart's problems and chats, and the samples that its recipe makes of them."""
 
 import itertools
 import json
-import re
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reasoning_gym
 
+from megatron_ring import config
+from megatron_ring.config.curation import CurateConfig
+from megatron_ring.curation import run
+from megatron_ring.curation.record import response_of
 from megatron_ring.evaluation.think_tags import tag_errors
 from tools import make_quickstart_corpus as corpus
+from tools import teach
 
-EQUATION = re.compile(r"[\d+*/ -]+(?: = [\d+*/ -]+)+")
-
-
-@pytest.mark.parametrize("task", corpus.SOLVE)
-def test_every_worked_line_is_true_and_the_answer_is_the_data_sets(task: str) -> None:
-    solve, settings = corpus.SOLVE[task]
-    dataset = reasoning_gym.create_dataset(task, seed=99, size=300, **settings)
-    num_solved = 0
-    for entry in dataset:
-        worked = solve(entry["question"])
-        if worked is None:
-            continue
-        thought, answer = worked
-        assert answer == entry["answer"], entry["question"]
-        for line in thought.splitlines():
-            check_equation(line.split(",")[0])
-        num_solved += 1
-    # Only equations have shapes without a worked solution, such as two unknown terms.
-    assert num_solved == 300 or (task == "simple_equations" and num_solved > 150)
+RECIPE = Path(__file__).parents[2] / "configs/quickstart/curate.yaml"
+SIZES = {"stage1": 200, "stage2": 100, "valid": 40}
 
 
-def check_equation(line: str) -> None:
-    """All sides of a line of plain arithmetic have the same value; other lines pass."""
-    if EQUATION.fullmatch(line):
-        values = {eval(side) for side in line.split(" = ")}
-        assert len(values) == 1, line
-
-
-def test_the_check_of_equations_can_fail() -> None:
-    check_equation("7 + 2 * 3 = 13")
-    with pytest.raises(AssertionError):
-        check_equation("7 + 2 * 3 = 27")
-
-
-def test_worked_solutions_by_hand() -> None:
-    assert corpus.chain_sum("State the final answer: 6 + 10 - 21 =") == (
-        "6 + 10 = 16\n16 - 21 = -5",
-        "-5",
-    )
-    assert corpus.gcd("of these numbers: 12, 18.") == (
-        "18 = 1 * 12 + 6\n12 = 2 * 6 + 0\nThe last divisor is 6.",
-        "6",
-    )
-    assert corpus.simple_equations("Solve for k: 14 - 2*k = -6") == (
-        "2*k = 14 + 6 = 20\nk = 20 / 2 = 10",
-        "10",
-    )
-    assert corpus.simple_equations("Solve for k: 2*k + 3*k = 5") is None
-    assert corpus.simple_equations("Solve for k: 2*k = 5") is None
-    assert corpus.calendar_arithmetic("Is 1900 a leap year?")[1] == "No"
-    assert corpus.calendar_arithmetic("Is 2000 a leap year?")[1] == "Yes"
-
-
-def test_a_wrong_solution_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong_when_odd(question: str) -> corpus.Worked:
-        thought, answer = corpus.gcd(question)
-        return thought, "0" if int(answer) % 2 else answer
-
-    monkeypatch.setitem(corpus.SOLVE, "gcd", (wrong_when_odd, {}))
-    counts = corpus.Counts()
-    kept = list(itertools.islice(corpus.problems("gcd", 5, counts), 50))
-    assert all(int(sample["answer"]) % 2 == 0 for sample in kept)
-    assert counts.dropped["not verified"] == counts.made - 50 > 0
-
-
-Made = tuple[Path, dict[str, list[dict]]]
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("corpus")
-    corpus.main(folder, stage1=200, stage2=100, valid=40, seed=3)
-    files = {name: folder / f"{name}.jsonl" for name in ("stage1", "stage2", "valid")}
-    return folder, {
-        name: [json.loads(line) for line in file.read_text().splitlines()]
-        for name, file in files.items()
-    }
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    corpus.main(folder, **SIZES, seed=3)
+    return folder
+
+
+def test_as_many_different_prompts_as_are_wanted_and_some_more(raw: Path) -> None:
+    problems, chats = lines(raw / "problems.jsonl"), lines(raw / "chats.jsonl")
+    different = {(one["kind"], one["task"], one["prompt"]) for one in problems}
+    # stage1: 200 / 6 = 33 or 34, and 4 % more; stage2: 60 / 6 = 10; valid: 32 / 6 = 5 or 6.
+    counts = Counter((kind, task) for kind, task, _ in different)
+    first, *_ = corpus.TASKS
+    assert counts["stage1", first] == 36 and counts["stage1", "count_bits"] == 35
+    assert {counts["stage2", task] for task in corpus.TASKS} == {11}
+    assert sum(n for (kind, _), n in counts.items() if kind == "valid") == 2 * 7 + 4 * 6
+    # A prompt is of one kind, however often it comes.
+    assert len({prompt for *_, prompt in different}) == len(different) < len(problems)
+    assert len({one["id"] for one in problems + chats}) == len(problems) + len(chats)
+    assert Counter(one["kind"] for one in chats) == {"stage2_chat": 42, "valid_chat": 9}
+    assert len({json.dumps(one["messages"][:-1]) for one in chats}) == len(chats)
+
+
+def test_answers_are_the_data_sets() -> None:
+    for task, settings in corpus.TASKS.items():
+        dataset = reasoning_gym.create_dataset(task, seed=7, size=20, **settings)
+        for entry, row in zip(dataset, corpus.problems(task, 7), strict=False):
+            assert row["prompt"] == entry["question"].strip()
+            assert dataset.score_answer(row["answer"], entry) == 1.0
+
+
+def test_the_same_seed_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    corpus.main(tmp_path / "again", **SIZES, seed=3)
+    corpus.main(tmp_path / "other", **SIZES, seed=4)
+    for name in ("problems.jsonl", "chats.jsonl"):
+        first, again, other = (
+            (folder / name).read_bytes() for folder in (raw, tmp_path / "again", tmp_path / "other")
+        )
+        assert first == again != other
+
+
+def test_running_out_of_prompts_names_the_task_and_both_numbers() -> None:
+    endless = itertools.repeat({"prompt": "x", "answer": "1"})
+    with pytest.raises(ValueError, match="gcd has only 1 different prompts, 2 are wanted"):
+        corpus.take("gcd", endless, {"stage1": 2})
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = teach.Server(0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.endpoint
+    server.shutdown()
+    server.server_close()
+
+
+def curate(raw: Path, output: Path, endpoint: str) -> run.Result:
+    replies = [f"stages.{n}.generator.replies={output}/../replies-{output.name}" for n in (1, 2, 3)]
+    takes = [f"stages.5.quotas.{kind}.take={size}" for kind, size in SIZES.items()]
+    given = [f"data={raw}", f"output={output}", f"endpoint={endpoint}", "workers=1"]
+    return run.run(config.load(CurateConfig, [str(RECIPE)], [*given, *replies, *takes]))
+
+
+Made = tuple[Path, dict[str, list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def made(raw: Path, endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    output = tmp_path_factory.mktemp("made") / "curated"
+    result = curate(raw, output, endpoint)
+    assert result.counts["purify"].rejected == {}  # it would take what is to be learnt from
+    assert set(result.counts["distil"].rejected) <= {"unverified"}
+    return output, {kind: lines(output / f"mix/{kind}.jsonl") for kind in SIZES}
 
 
 def test_sizes_tasks_and_disjoint_prompts(made: Made) -> None:
     _, parts = made
-    num_chat = {part: sum(s["task"] == "chat" for s in of) for part, of in parts.items()}
-    assert {part: len(of) for part, of in parts.items()} == {
-        "stage1": 200,
-        "stage2": 100,
-        "valid": 40,
-    }
-    assert num_chat == {"stage1": 0, "stage2": 40, "valid": 8}
-    for samples in parts.values():
-        assert {s["task"] for s in samples} - {"chat"} == set(corpus.SOLVE)
-    every = [sample for samples in parts.values() for sample in samples]
-    assert len({json.dumps(s["messages"][:-1]) for s in every}) == len(every) == 340
-    assert len({s["id"] for s in every}) == 340
+    assert {kind: len(of) for kind, of in parts.items()} == SIZES
+    for kind, share in {"stage1": 0, "stage2": 0.4, "valid": 0.2}.items():
+        tasks = Counter(one["topic"] for one in parts[kind])
+        assert abs(tasks["chat"] - share * SIZES[kind]) <= 3
+        assert set(tasks) - {"chat"} == set(corpus.TASKS)
+    prompts = [json.dumps(one["messages"][:-1]) for of in parts.values() for one in of]
+    assert len(set(prompts)) == sum(SIZES.values())
 
 
-def test_messages_end_with_the_answer(made: Made) -> None:
+def test_every_answer_is_right(made: Made) -> None:
     _, parts = made
-    for sample in (s for samples in parts.values() for s in samples):
-        assert sample["messages"][-1]["role"] == "assistant"
-        if sample["task"] != "chat" and "damage" not in sample:
-            content = sample["messages"][-1]["content"]
-            assert re.fullmatch(r"<think>\n.+\n</think>\n.+", content, re.DOTALL)
-            assert content.endswith(f"</think>\n{sample['answer']}")
+    retried = 0
+    for one in (one for of in parts.values() for one in of if one["topic"] != "chat"):
+        assert one["messages"][-1]["content"].split()[-1] == one["answer"]
+        assert one["card"]["model"] == "teacher" and one["extra"]["selection"][-1].endswith("right")
+        retried += len(one["extra"]["selection"]) > 1
+    assert retried > 3  # 5 % of about 290 first answers are wrong
 
 
-def test_a_share_of_the_thoughts_is_damaged_in_each_way(made: Made) -> None:
+def test_a_share_of_the_thoughts_is_damaged_in_what_is_learnt_from(made: Made) -> None:
     _, parts = made
-    for part, number in {"stage1": 40, "stage2": 9, "valid": 0}.items():  # 20 % of 200, 15 % of 60
-        damaged = [sample for sample in parts[part] if "damage" in sample]
-        assert len(damaged) == number
-        for sample in damaged:
-            assert tag_errors(sample["messages"][-1]["content"]) == [sample["damage"]]
-        kinds = Counter(sample["damage"] for sample in damaged)
-        assert not damaged or (len(kinds) == 5 and max(kinds.values()) - min(kinds.values()) <= 1)
+    for kind, share in {"stage1": 0.2, "stage2": 0.15, "valid": 0.0}.items():
+        said = [response_of(one) or "" for one in parts[kind] if one["topic"] != "chat"]
+        damaged = [text for text in said if tag_errors(text)]
+        deviation = (len(said) * share * (1 - share)) ** 0.5
+        assert abs(len(damaged) - share * len(said)) <= 4 * deviation
+    chats = [one for of in parts.values() for one in of if one["topic"] == "chat"]
+    assert all("think>" not in (response_of(one) or "") for one in chats)
 
 
-def test_the_same_seed_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
-    folder, _ = made
-    corpus.main(tmp_path / "again", stage1=200, stage2=100, valid=40, seed=3)
-    corpus.main(tmp_path / "other", stage1=200, stage2=100, valid=40, seed=4)
-    first, again, other = (
-        (path / "stage1.jsonl").read_bytes()
-        for path in (folder, tmp_path / "again", tmp_path / "other")
-    )
-    assert first == again != other
-
-
-def test_running_out_of_prompts_names_the_task_and_both_numbers() -> None:
-    endless = itertools.repeat({"task": "gcd", "messages": [{"role": "user", "content": "x"}, {}]})
-    with pytest.raises(ValueError, match="gcd has only 1 different prompts, 2 are wanted"):
-        corpus.take(endless, 2, corpus.Counts(), set())
+def test_the_recipe_gives_the_same_samples_again(
+    raw: Path, made: Made, endpoint: str, tmp_path: Path
+) -> None:
+    """All but the dates and the addresses of cards."""
+    output, _ = made
+    curate(raw, tmp_path / "again", endpoint)
+    for kind in SIZES:
+        first, again = (
+            lines(folder / f"mix/{kind}.jsonl") for folder in (output, tmp_path / "again")
+        )
+        for one in first + again:
+            one.get("card", {}).pop("date", None)
+        assert first == again

@@ -54,6 +54,22 @@ def test_as_called(packed, tmp_path, capsys):
     )
 
 
+def test_several_answers_to_each_prompt(packed, tmp_path, capsys):
+    """Those of one prompt stand together; drawn, they differ, and the likeliest one is the same."""
+    output, tokenizer = tmp_path / "answers.jsonl", str(packed / "tokenizer")
+
+    def answers(temperature):
+        sample.main(str(TINY), PROMPTS, None, None, 5, temperature, 0, tokenizer, output, 3)
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [line["prompt"] for line in lines] == [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
+        said = capsys.readouterr().out
+        assert [said.count(prompt) for prompt in PROMPTS] == [3, 3]
+        return [{line["answer"] for line in lines[at : at + 3]} for at in (0, 3)]
+
+    assert [len(of_prompt) for of_prompt in answers(0.0)] == [1, 1]
+    assert [len(of_prompt) for of_prompt in answers(1.0)] == [3, 3]
+
+
 def test_prompts_from_chat_samples(packed, tmp_path):
     """The turns before the last assistant turn; answers as those of the reference."""
 

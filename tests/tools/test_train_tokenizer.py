@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from tools import make_quickstart_corpus, train_tokenizer
+from tools import make_quickstart_corpus, teach, train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     make_quickstart_corpus.main(folder, stage1=10, stage2=400, valid=20, seed=3)
-    return folder / "stage2.jsonl"
+    file = folder / "samples.jsonl"
+    samples = (folder / "chats.jsonl").read_text().splitlines()
+    for line in (folder / "problems.jsonl").read_text().splitlines():
+        turns = [{"role": "user", "content": json.loads(line)["prompt"]}]
+        turns.append({"role": "assistant", "content": teach.answer({"messages": turns})})
+        samples.append(json.dumps({"messages": turns}))
+    file.write_text("\n".join(samples) + "\n")
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +85,13 @@ def test_forgotten_output_and_missing_input_are_named(tmp_path: Path) -> None:
         train_tokenizer.main([tmp_path / "b.jsonl", tmp_path / "a.jsonl"])
     with pytest.raises(SystemExit, match=r"there is no .*b\.jsonl"):
         train_tokenizer.main([tmp_path / "b.jsonl", tmp_path / "a.model"])
+
+
+def test_a_thought_that_stands_apart_is_read_as_the_template_writes_it(tmp_path: Path) -> None:
+    apart = {"role": "assistant", "content": "4", "reasoning_content": "2 + 2 "}
+    turns = [{"role": "user", "content": "2 + 2?"}, apart]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    assert list(train_tokenizer.texts([tmp_path / "a.jsonl"])) == [
+        "<role>HUMAN</role>2 + 2?",
+        "<role>ASSISTANT</role><think>\n2 + 2\n</think>\n\n4",
+    ]

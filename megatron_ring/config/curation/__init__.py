@@ -17,6 +17,7 @@ from megatron_ring.config.curation.collect import (
 )
 from megatron_ring.config.curation.decontaminate import DecontaminateConfig
 from megatron_ring.config.curation.dedup import ExactConfig, MinHashConfig
+from megatron_ring.config.curation.distil import DistilConfig
 from megatron_ring.config.curation.label import LabelConfig
 from megatron_ring.config.curation.mix import MixConfig
 from megatron_ring.config.curation.purify import PurifyConfig
@@ -27,6 +28,7 @@ StageConfig = Annotated[
     | SelectAnswerConfig
     | ScorePromptConfig
     | CheckToolsConfig
+    | DistilConfig
     | PurifyConfig
     | LabelConfig
     | DecontaminateConfig
@@ -67,6 +69,9 @@ class CurateConfig(Part):
     data: str = Field("", description="folder of local data sets: ${data} in paths")
     fingerprints: str = Field(
         "", description="folder of benchmarks' fingerprints: ${fingerprints} in paths"
+    )
+    endpoint: str = Field(
+        "", description="of a model that writes, up to /v1: ${endpoint} in stages that ask one"
     )
     format: Literal["jsonl", "parquet"] = Field("jsonl", description="of the records kept")
     records_per_shard: PositiveInt = Field(

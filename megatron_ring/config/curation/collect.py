@@ -68,10 +68,11 @@ class SourceConfig(Part):
     split: str = "train"
     revision: str | None = Field(None, description="commit of the data, kept with every record")
     licence: str | None = Field(None, description="kept with every record")
-    form: Literal["columns", "glaive", "seal_tools", "toolformer"] = Field(
+    form: Literal["columns", "record", "glaive", "seal_tools", "toolformer"] = Field(
         "columns",
-        description="glaive: one text with USER:, ASSISTANT:, FUNCTION RESPONSE:; seal_tools: gold "
-        "calls that refer to each other; toolformer: GPTeacher's calls inside the answer",
+        description="record: what this program wrote, as it is, whatever the columns; glaive: one "
+        "text with USER:, ASSISTANT:, FUNCTION RESPONSE:; seal_tools: gold calls that refer to "
+        "each other; toolformer: GPTeacher's calls inside the answer",
     )
     columns: Columns = Columns()
     constants: dict[str, Any] = Field(
@@ -112,11 +113,9 @@ Sources = Annotated[list[SourceConfig], BeforeValidator(_named)]
 KINDS = "records it is for, by kind (tools, or as sources state it); all when empty"
 
 
-class SelectAnswerConfig(Part):
-    """Which of the answers a source offers is kept."""
+class AnswerRulesConfig(Part):
+    """What an answer must be to be kept, and which of several is."""
 
-    stage: Literal["select_answer"] = "select_answer"
-    kinds: list[str] = Field([], description=KINDS)
     equality: Literal["plain", "math_verify"] = Field(
         "plain",
         description="how an answer is compared with the gold one: text and exact numbers, or the "
@@ -125,14 +124,11 @@ class SelectAnswerConfig(Part):
     timeout: PositiveFloat = Field(
         5.0, description="seconds for one comparison of math_verify; 7 ms is usual, some never end"
     )
-    correct: Literal["require", "prefer", "ignore"] = Field(
+    correct: Literal["require", "where_known", "prefer", "ignore"] = Field(
         "prefer",
-        description="prefer: known to be wrong is dropped, unknown is kept where none is right",
+        description="prefer: known to be wrong is dropped, unknown is kept where none is right; "
+        "where_known: must be right where the right answer is known; require: always",
     )
-    min_score: float = Field(
-        1.0, ge=0, le=1, description="a verifier's score from which an answer counts as correct"
-    )
-    models: list[str] = Field([], description="who may have written it; anyone when empty")
     finish: list[str] = Field(
         ["stop", "eos"], description="good ends; an end that the source does not tell is good"
     )
@@ -159,6 +155,17 @@ class SelectAnswerConfig(Part):
         "without any; names and quotations stay below",
     )
     choose: Literal["shortest", "longest", "first"] = "shortest"
+
+
+class SelectAnswerConfig(AnswerRulesConfig):
+    """Which of the answers a source offers is kept."""
+
+    stage: Literal["select_answer"] = "select_answer"
+    kinds: list[str] = Field([], description=KINDS)
+    min_score: float = Field(
+        1.0, ge=0, le=1, description="a verifier's score from which an answer counts as correct"
+    )
+    models: list[str] = Field([], description="who may have written it; anyone when empty")
     when_none: Literal["prompt", "reject"] = Field(
         "prompt", description="prompt: the prompt stays without an answer, for score_prompt"
     )

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from megatron_ring.config.base import Part
+from megatron_ring.config.curation.collect import KINDS
 
 Text = Literal["prompt", "both"]
 Prefer = Literal["first", "longest"]
@@ -16,6 +17,7 @@ class ExactConfig(Part):
     """Drops records whose text is another's, but for case, white space and Unicode forms."""
 
     stage: Literal["exact"] = "exact"
+    kinds: list[str] = Field([], description=KINDS)
     text: Text = Field("prompt", description=TEXT)
     prefer: Prefer = Field("first", description=PREFER)
 

@@ -1,7 +1,7 @@
 """Keys of models that write: how they are asked, what they may cost, where replies are kept."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     Field,
@@ -10,9 +10,10 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
-from megatron_ring.config.base import Part
+from megatron_ring.config.base import Incidental, Part
 from megatron_ring.config.curation.endpoint import EndpointConfig
 
 OURS = ("model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stream")
@@ -28,7 +29,9 @@ class Prices(Part):
 class Budget(Part):
     """What may be spent on all runs that share a folder of replies; absent: no limit.
 
-    A request is sent only if its worst case, max_tokens written, still fits.
+    A request is sent only if its worst case, max_tokens written, still fits. So count requests of
+    processes that died before the answer came. Processes at work at the same time learn of each
+    other within a second.
     """
 
     cost: PositiveFloat | None = Field(None, description="in the currency of `prices`")
@@ -39,11 +42,13 @@ class Budget(Part):
 class GeneratorConfig(EndpointConfig):
     """A model that writes, behind an OpenAI-compatible endpoint (vLLM, SGLang, a paid one)."""
 
-    timeout_s: PositiveFloat = Field(1800.0, description="seconds for one whole answer")
-    retries: NonNegativeInt = Field(
+    timeout_s: Annotated[PositiveFloat, Incidental()] = Field(
+        1800.0, description="seconds for one whole answer"
+    )
+    retries: Annotated[NonNegativeInt, Incidental()] = Field(
         5, description="after a broken answer or none, HTTP 429 and 5xx; each wait is twice as long"
     )
-    replies: Path = Field(
+    replies: Annotated[Path, Incidental()] = Field(
         description="folder where every reply is kept; what is there is not asked again, whatever "
         "became of the run that asked. All runs may share it"
     )
@@ -53,23 +58,23 @@ class GeneratorConfig(EndpointConfig):
         16_384, description="of an answer with its thought; a row of both stages holds as many"
     )
     seed: NonNegativeInt = Field(1234, description="another one: other answers to all")
-    send_seed: bool = Field(
+    send_seed: Annotated[bool, Incidental()] = Field(
         True, description="false for an endpoint that refuses `seed`; draws differ all the same"
     )
-    concurrency: PositiveInt = Field(
+    concurrency: Annotated[PositiveInt, Incidental()] = Field(
         64, description="requests at a time; a server that batches wants as many as it can hold"
     )
     opens_thought: bool = Field(
         False, description="the chat template ends in <think>, so that answers begin behind it"
     )
-    give_up_after: PositiveInt = Field(
+    give_up_after: Annotated[PositiveInt, Incidental()] = Field(
         20, description="requests in a row that are refused (HTTP 400, ...) end the run"
     )
     extra: dict[str, Any] = Field(
         {}, description="more keys of the request: {chat_template_kwargs: {enable_thinking: true}}"
     )
-    prices: Prices = Prices()
-    budget: Budget = Budget()
+    prices: Annotated[Prices, Incidental()] = Prices()
+    budget: Annotated[Budget, Incidental()] = Budget()
 
     @field_validator("extra")
     @classmethod
@@ -77,3 +82,13 @@ class GeneratorConfig(EndpointConfig):
         if taken := [key for key in extra if key in OURS]:
             raise ValueError(f"extra.{taken[0]}: this key of a request is set by us; leave it out")
         return extra
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        """A limit on what costs nothing would never be reached."""
+        if self.budget.cost is not None and self.prices == Prices():
+            raise ValueError(
+                f"budget.cost={self.budget.cost:g} never stops a run whose prices are 0: "
+                "set prices.input and prices.output, or limit budget.tokens"
+            )
+        return self

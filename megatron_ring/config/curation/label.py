@@ -1,11 +1,11 @@
 """Keys of the stage that labels records with their place in the taxonomy."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from megatron_ring.config.base import Part
+from megatron_ring.config.base import Incidental, Part
 from megatron_ring.config.curation.endpoint import EndpointConfig
 
 
@@ -47,12 +47,12 @@ class JudgeConfig(EndpointConfig):
     )
     max_tokens: PositiveInt = Field(256, description="of an answer; more when the model reasons")
     max_characters: PositiveInt = Field(4000, description="of a record's text that are shown to it")
-    give_up_after: PositiveInt = Field(
+    give_up_after: Annotated[PositiveInt, Incidental()] = Field(
         10,
         description="records in a row without any answer after which the run stops, so that a dead "
         "endpoint is not taken for a million doubtful records",
     )
-    cache: Path | None = Field(
+    cache: Annotated[Path | None, Incidental()] = Field(
         None,
         description="folder of answers by hash of the request; what is there is not asked again, "
         "so a run that resumes gives what it would have given",

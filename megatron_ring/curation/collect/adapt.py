@@ -4,6 +4,7 @@ Answers that a set offers to choose from, and what it says of them, wait in extr
 stage select_answer; until then the record holds the prompt alone.
 """
 
+import json
 import re
 from typing import Any
 
@@ -50,6 +51,8 @@ def to_record(source: SourceConfig, row: Row) -> Record | Rejection:
     """One row as a record of its source, or why it is none (evidence begins with its place)."""
     assert row.data is not None, row
     try:
+        if source.form == "record":
+            return _own(source, row)
         content = FORMS[source.form](source, row.data)
     except RowError as error:
         return Rejection(error.reason, f"{row.place}: {error}")
@@ -83,6 +86,45 @@ def to_record(source: SourceConfig, row: Row) -> Record | Rejection:
         "extra": extra,
     }
     return {key: value for key, value in record.items() if value not in (None, {}, [])}
+
+
+def _own(source: SourceConfig, row: Row) -> Record:
+    """A record that was written before, as it is but for what the source says of all of them.
+
+    Its id begins with the source's name, and its messages are looked at as everyone's are.
+    """
+    assert row.data is not None, row
+    record, constants = dict(row.data), dict(source.constants)
+    own = str(record.get("id", row.number))
+    own = own if own.startswith(f"{source.name}/") else f"{source.name}/{own}"
+    record |= {key: constants.pop(key) for key in LABELS if key in constants}
+    card = {key: constants.pop(key) for key in CARD if key in constants}
+    told = {"revision": row.revision or source.revision, "licence": source.licence}
+    record |= {key: value for key, value in told.items() if value is not None}
+    record |= {"id": own, "source": source.name, "split": record.get("split") or source.split}
+    for key, more in {"card": card, "extra": constants}.items():
+        if given := {**_object(record.get(key), key), **more}:
+            record[key] = given
+    if isinstance(turns := record.get("messages"), list):  # Parquet has all columns in each turn
+        kept = [_without_none(turn) if isinstance(turn, dict) else turn for turn in turns]
+        record["messages"] = kept
+    return {key: value for key, value in record.items() if value not in (None, {}, [])}
+
+
+def _object(value: Any, key: str) -> dict[str, Any]:
+    """A JSON object, which Parquet holds as text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass
+    if not isinstance(value, dict | None):
+        raise RowError("no_record", f"{key} is {str(value)[:80]!r}, no object")
+    return value or {}
+
+
+def _without_none(turn: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in turn.items() if value is not None}
 
 
 def glob_in(path: str) -> bool:

@@ -5,8 +5,9 @@ What it cannot decide, such as two forms of a formula, is unknown and not wrong.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["right", "wrong", "unknown", "timeout"]
 
@@ -15,9 +16,14 @@ SAID = re.compile(
     r"(.+?)\s*(?:[.。]?\s*$|[.。]\s|\n)",
     re.IGNORECASE,
 )
-CHOICE = re.compile(r"\(?\s*([A-Ea-e])\s*(?:[).:：、].*)?", re.DOTALL)  # B, (B), B. four
+ONE_WORD = re.compile(r"(?=.*\w)\S{1,20}")
+# B, (B), B. four; not A、B, which is two of them
+CHOICE = re.compile(
+    r"\(?\s*([A-Ea-e])\s*(?:[).:：、](?!\s*[A-Ea-e]\s*(?:[).:：、,，]|$)).*)?", re.DOTALL
+)
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 FRACTION = re.compile(r"([-+]?)\\frac\{?([-+]?\d+)\}?\{?([-+]?\d+)\}?")
+BASED = re.compile(r"(\d+)_\{?(\d+)\}?")  # 52_8 or 52_{8}: digits and their base
 UNWRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*\{([^{}]*)\}")
 DROPPED = re.compile(r"\\left|\\right|\\!|\\,|\\;|\\ |\\displaystyle|\\\$|\$|\\%|%|°|\^\\circ")
 
@@ -43,13 +49,19 @@ def behind_hashes(text: str) -> str | None:
 
 
 def final_answer(response: str) -> str | None:
-    """The short answer that a response ends with: boxed, behind ####, or "the answer is"."""
+    """The short answer that a response ends with: boxed, behind ####, or "the answer is".
+
+    Without any of them, a last line of one word or number.
+    """
     said = response.rpartition("</think>")[2]
     for found in (boxed(said), behind_hashes(said)):
         if found is not None:
             return found
     told = SAID.findall(said + "\n")
-    return told[-1].strip("* ") if told else None
+    if told:
+        return told[-1].strip("* ")
+    last = said.strip().rpartition("\n")[2].strip()
+    return last if ONE_WORD.fullmatch(last) else None
 
 
 def compare(given: str, gold: str) -> Verdict:
@@ -64,14 +76,46 @@ def compare(given: str, gold: str) -> Verdict:
         return "right"
     numbers = as_number(one), as_number(other)
     if None not in numbers:
-        return "right" if numbers[0] == numbers[1] else "wrong"
+        equal = numbers[0] == numbers[1]
+        if ("%" in given) != ("%" in gold):
+            # A percentage is the number before its sign, as benchmarks have it, or a hundredth.
+            percent, plain = numbers if "%" in given else numbers[::-1]
+            equal = equal or percent == 100 * plain
+        return "right" if equal else "wrong"
+    digits = BASED.fullmatch(one), BASED.fullmatch(other)
+    if None not in digits:
+        return (
+            "right" if _in_base(*digits[0].groups()) == _in_base(*digits[1].groups()) else "wrong"
+        )
     return "unknown"
+
+
+def judge(
+    one: dict[str, Any],
+    gold: str | None,
+    compare: Callable[[str, str], Verdict],
+    min_score: float,
+) -> Verdict:
+    """What verifiers say of a candidate, else what comparison with the gold answer says."""
+    if "score" in one:
+        return "right" if one["score"] >= min_score else "wrong"
+    if "correct" in one:
+        return "right" if one["correct"] else "wrong"
+    given = None if gold is None else final_answer(one["text"])
+    return "unknown" if given is None or gold is None else compare(given, gold)
 
 
 def normal(answer: str) -> str:
     """An answer without marks that mean nothing: dollars, spaces, \\left, \\text, a last dot."""
     answer = re.sub(r"\s+", " ", _bare(answer)).strip().rstrip(".。").strip()
     return answer.casefold().replace(" ", "") if len(answer) < 200 else answer
+
+
+def _in_base(digits: str, base: str) -> int | str:
+    """The value of a number with a base; its text where it has none."""
+    if 2 <= int(base) <= 10 and all(int(digit) < int(base) for digit in digits):
+        return int(digits, int(base))
+    return f"{digits}_{base}"
 
 
 def _bare(answer: str) -> str:

@@ -1,13 +1,13 @@
 """Models behind OpenAI-compatible endpoints: a judge of two texts, and embeddings."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from megatron_ring.config.curation.decontaminate import EmbeddingConfig, JudgeConfig
-from megatron_ring.curation.endpoint import Endpoint, without_thought
+from megatron_ring.config.curation.decontaminate import JudgeConfig
+from megatron_ring.config.curation.endpoint import EndpointConfig
+from megatron_ring.curation.endpoint import Endpoint, read_choice
 
 MAX_CHARACTERS = 8000  # of a text that are shown to a model
 
@@ -49,8 +49,8 @@ class Judge:
 
 def read_verdict(said: str) -> bool | None:
     """The yes or no that an answer begins with, behind its thought; None when it has neither."""
-    found = re.match(r"\W*(yes|no)\b", without_thought(said), flags=re.IGNORECASE)
-    return found and found[1].lower() == "yes"
+    word = read_choice(said, ("yes", "no"))
+    return None if word is None else word == "yes"
 
 
 def _content(reply: Any) -> str:
@@ -63,7 +63,7 @@ def _content(reply: Any) -> str:
 class Embedder:
     """Texts -> unit vectors, float32 [texts, width]."""
 
-    def __init__(self, options: EmbeddingConfig) -> None:
+    def __init__(self, options: EndpointConfig) -> None:
         self._endpoint = Endpoint(options)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:

@@ -16,8 +16,8 @@ _UNITS = "zero - two three four five six seven eight nine ten eleven twelve thir
 _UNITS += " fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 # "one" is more often a pronoun than a number.
-_WORDS = {word: str(value) for value, word in enumerate(_UNITS.split()) if word != "-"}
-_WORDS |= {word: str(10 * tens) for tens, word in enumerate(_TENS.split(), 2)}
+SPELLED = {word: str(value) for value, word in enumerate(_UNITS.split()) if word != "-"}
+SPELLED |= {word: str(10 * tens) for tens, word in enumerate(_TENS.split(), 2)}
 
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 _GROUPS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!|\\ )(?=\d{3}(?!\d))")
@@ -39,8 +39,8 @@ def numbers_of(text: str) -> list[str]:
         text = _SHORT_FRACTION.sub(r"\1 \2 \3", text)
     found = []
     for word in _NUMBER.findall(text):
-        if word in _WORDS:
-            found.append(_WORDS[word])
+        if word in SPELLED:
+            found.append(SPELLED[word])
         elif word[0].isdigit():
             word = word.rstrip("0").rstrip(".") if "." in word else word
             found.append(_LEADING.sub("", word))

@@ -43,6 +43,8 @@ class Verdict(NamedTuple):
 class Decontaminate:
     """Drops records that hold an item of a benchmark. Their evidence names item, score and span."""
 
+    batch = 256  # a judge and embeddings are asked for many at a time
+
     def __init__(self, options: DecontaminateConfig, embed: Embed | None = None) -> None:
         """ConfigError: a file is missing, damaged, or does not go with the others. `embed` takes
         the place of the endpoint in options.embedding."""

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from megatron_ring.config.curation.generate import GeneratorConfig
+from megatron_ring.config.curation.generate import Budget, GeneratorConfig
 from megatron_ring.curation.generate.errors import BudgetError
 from megatron_ring.curation.generate.memory import Memory
 
@@ -24,8 +24,10 @@ class Purse:
 
     async def reserve(self, body: dict[str, Any]) -> int:
         """A ticket, when the request fits; BudgetError when it never will."""
-        worst = (most_tokens(body["messages"]), body["max_tokens"])
+        worst = worst_case(body)
         async with self._changed:
+            # Another model of this process may spend from the same budget at the same time.
+            self._memory.look(at_once=self._options.budget != Budget())
             while (problem := self._problem(worst)) is not None:
                 if not self._reserved:
                     raise BudgetError(problem)
@@ -43,7 +45,7 @@ class Purse:
     def _problem(self, worst: tuple[int, int]) -> str | None:
         """Which limit another request with this worst case would break."""
         spent, budget = self._memory.spent, self._options.budget
-        waiting = [*self._reserved.values(), worst]
+        waiting = [*self._memory.open_elsewhere(), *self._reserved.values(), worst]
         most = [sum(one) for one in zip(*waiting, strict=True)]
         limits = {
             "requests": (budget.requests, spent.requests, len(waiting)),
@@ -53,11 +55,17 @@ class Purse:
         for name, (limit, so_far, more) in limits.items():
             if limit is not None and so_far + more > limit:
                 return (
-                    f"budget.{name}={limit:g}: {so_far:,.6g} spent, and the next request may take "
-                    f"{more:,.6g} more (budgets count all runs with replies="
-                    f"{self._options.replies}); raise it and run again, nothing is lost"
+                    f"budget.{name}={limit:g}: {so_far:,.6g} spent, and what is on its way or "
+                    f"broke off may with the next request take {more:,.6g} more. It counts all "
+                    f"runs with replies={self._options.replies}; raise it and run again, nothing "
+                    "is lost"
                 )
         return None
+
+
+def worst_case(body: dict[str, Any]) -> tuple[int, int]:
+    """Tokens that a request may read and write."""
+    return most_tokens(body["messages"]), body["max_tokens"]
 
 
 def most_tokens(messages: list[dict[str, Any]]) -> int:

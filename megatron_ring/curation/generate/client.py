@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from megatron_ring.config.curation.generate import GeneratorConfig
 from megatron_ring.curation.generate.budget import Purse
 from megatron_ring.curation.generate.memory import Memory, Spent
-from megatron_ring.curation.generate.sending import Sender
+from megatron_ring.curation.generate.sending import Sender, whole
 
 T = TypeVar("T")
 
@@ -48,7 +49,6 @@ class Client:
         self.num_remembered = 0  # requests of this process that were answered before
         self._purse = Purse(options, self.memory)
         self._sender = Sender(options)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) + 1)
         self._pending: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._slots: asyncio.Semaphore | None = None
@@ -81,22 +81,25 @@ class Client:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def gather(
-        self, coroutines: Iterable[Coroutine[Any, Any, T]], tell: Callable[[], None] = lambda: None
+        self,
+        coroutines: Iterable[Coroutine[Any, Any, T]],
+        tell: Callable[[], None] = lambda: None,
+        beside: Iterable["Client"] = (),
     ) -> list[T]:
         """Results of all, in order; `tell` is called whenever one is finished.
 
-        At the first error no further request is sent; those on their way come home before it is
-        raised. So does the first interrupt by the user; a second one ends at once.
+        The coroutines may ask this client and those `beside` it. At the first error no further
+        request is sent; those on their way come home before it is raised. So does the first
+        interrupt by the user; a second one ends at once.
         """
-        coroutines = list(coroutines)
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        future = asyncio.run_coroutine_threadsafe(self._gather(coroutines, tell), self._loop)
+        clients = [self, *(client for client in beside if client is not self)]
+        going_on = _gather(list(coroutines), tell, clients)
+        future = asyncio.run_coroutine_threadsafe(going_on, _loop())
         try:
             return future.result()
         except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(self._sender.stop)
+            for client in clients:
+                _loop().call_soon_threadsafe(client._sender.stop)
             try:
                 future.result()
             except Exception:  # whatever the end made of what was half done
@@ -105,10 +108,7 @@ class Client:
 
     def close(self) -> None:
         """End connections and threads; what was written reaches the disk."""
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._sender.close(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = None
+        asyncio.run_coroutine_threadsafe(self._sender.close(), _loop()).result()
         self._pool.shutdown(cancel_futures=True)
         self.memory.close()
 
@@ -124,7 +124,10 @@ class Client:
         }
         body = {
             "model": options.model,
-            "messages": [dict(turn) for turn in request.messages],
+            "messages": [
+                {name: whole(value) if isinstance(value, str) else value for name, value in turn}
+                for turn in map(Mapping.items, request.messages)
+            ],
             **sampling,
             **options.extra,
         }
@@ -140,24 +143,9 @@ class Client:
         spelled = _spelled([body, self.options.seed, request.sample, self.options.opens_thought])
         return hashlib.sha256(spelled).hexdigest()
 
-    async def _gather(
-        self, coroutines: list[Coroutine[Any, Any, T]], tell: Callable[[], None]
-    ) -> list[T]:
+    def _open(self) -> None:
         self._sender.open()
         self._slots = asyncio.Semaphore(self.options.concurrency)
-        tasks = [asyncio.ensure_future(one) for one in coroutines]
-        for task in tasks:
-            task.add_done_callback(lambda _: tell())
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            self._sender.stop()
-            if self._pending:
-                await asyncio.wait(list(self._pending.values()))
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
 
     def _over(self, key: str, done: "asyncio.Task[dict[str, Any]]") -> None:
         self._pending.pop(key, None)
@@ -172,6 +160,36 @@ class Client:
             if (value := self.memory.recall(key)) is not None:  # of another process
                 return value
             return await self._sender.send(key, body, purpose, self.memory, self._purse)
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One for all clients of the process, in a thread: a coroutine may ask several of them."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+async def _gather(
+    coroutines: list[Coroutine[Any, Any, T]], tell: Callable[[], None], clients: list[Client]
+) -> list[T]:
+    for client in clients:
+        client._open()
+    tasks = [asyncio.ensure_future(one) for one in coroutines]
+    for task in tasks:
+        task.add_done_callback(lambda _: tell())
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for client in clients:
+            client._sender.stop()
+        # A task may have begun another one meanwhile.
+        while pending := [one for client in clients for one in client._pending.values()]:
+            await asyncio.wait(pending)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _spelled(value: Any) -> bytes:

@@ -3,7 +3,7 @@
 No locks and no database, so that processes on many machines can share a folder of any file system.
 Lines:
     {"key": ..., "value": ...}   a reply, or a verdict that might be another next time
-    {"sent": key}                a request is about to be sent
+    {"sent": key, "most": [..]}  a request is about to be sent; tokens it may read and write
     {"of": key, "spent": {...}}  it came to an end, and what it cost; with key and value if good
 A line that a dying process left half written is no line.
 """
@@ -58,14 +58,13 @@ class Memory:
         self.spent = Spent()
         self._places: dict[str, tuple[str, int, int]] = {}  # key -> file, start, length
         self._read: dict[str, int] = {}  # file -> bytes that were gone through
-        self._sent: Counter[str] = Counter()  # requests without an end
+        # Requests without an end: key -> file -> tokens read and written at most.
+        self._open: dict[str, dict[str, tuple[int, int]]] = {}
         self._lock = threading.Lock()
         self._own: int | None = None
         self._own_name = ""
         self._looked = 0.0
         self.look()
-        # Sent by earlier processes and never ended: those died, and may have been charged.
-        self.unfinished = sum(self._sent.values())
 
     def recall(self, key: str) -> Any | None:
         """The value that was kept, or None."""
@@ -81,22 +80,35 @@ class Memory:
         """Remember a value; when this returns it survives the death of the process."""
         self._write({"key": key, "value": value})
 
-    def note_sent(self, key: str) -> None:
-        """A request is about to go out."""
-        self._write({"sent": key})
+    def note_sent(self, key: str, most: tuple[int, int]) -> None:
+        """A request is about to go out, which may read and write so many tokens."""
+        self._write({"sent": key, "most": most})
+
+    def open_elsewhere(self) -> list[tuple[int, int]]:
+        """Tokens read and written, at most, of requests that other processes sent without an end.
+
+        They are on their way, or their process died: then they may have been charged all the same.
+        Where the same request was answered later, as many as that answer took.
+        """
+        return [
+            most
+            for files in self._open.values()
+            for name, most in files.items()
+            if name != self._own_name
+        ]
 
     def note_end(self, key: str, spent: dict[str, Any], value: Any = None) -> None:
         """An attempt is over: what it cost, as Spent.add takes it, and the value that it gave."""
         told: dict[str, Any] = {"of": key, "spent": spent}
         self._write(told if value is None else {"key": key, "value": value, **told})
 
-    def look(self) -> None:
-        """Read what other processes wrote meanwhile, at most every LOOK_SECONDS."""
+    def look(self, at_once: bool = False) -> None:
+        """Read what others wrote meanwhile; unless `at_once`, at most every LOOK_SECONDS."""
         now = time.monotonic()
-        if self._looked and now - self._looked < LOOK_SECONDS:
+        if self._looked and not at_once and now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in sorted(self.folder.glob("*.jsonl"), key=_began):
             if path.name != self._own_name:
                 for start, line in self._new_lines(path):
                     self._take(path.name, start, line)
@@ -127,10 +139,23 @@ class Memory:
         if "key" in told:
             self._places[told["key"]] = (name, start, len(line))
         if "sent" in told:
-            self._sent[told["sent"]] += 1
+            read, written = told["most"]
+            self._open.setdefault(told["sent"], {})[name] = read, written
         if "spent" in told:
-            self._sent[told["of"]] -= 1
-            self.spent.add(told["spent"])
+            self._end(name, told)
+
+    def _end(self, name: str, told: dict[str, Any]) -> None:
+        """An attempt of the process with this file is over."""
+        spent = told["spent"]
+        self.spent.add(spent)
+        files = self._open.get(told["of"], {})
+        files.pop(name, None)
+        if "key" in told:
+            files.update(
+                {other: (spent["input_tokens"], spent["output_tokens"]) for other in files}
+            )
+        if not files:
+            self._open.pop(told["of"], None)
 
     def _write(self, told: dict[str, Any]) -> None:
         """Append a line in one call, and take it in."""
@@ -145,6 +170,12 @@ class Memory:
                 while rest:
                     rest = rest[os.write(self._own, rest) :]
             except OSError as error:
+                os.ftruncate(self._own, start)  # the next line must not go on from half of this
                 raise ConfigError(f"replies={self.folder}: cannot write: {error}") from None
             self._read[self._own_name] = start + len(line)
             self._take(self._own_name, start, line)
+
+
+def _began(path: Path) -> tuple[str, str]:
+    """Orders files by the time in their names: what died comes before what went on from it."""
+    return path.stem.rpartition("-")[2].zfill(20), path.name

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import math
 import random
 import time
 from contextlib import suppress
@@ -12,23 +13,25 @@ import httpx
 
 from megatron_ring.config.curation.generate import GeneratorConfig
 from megatron_ring.curation.endpoint import read_key
-from megatron_ring.curation.generate.budget import Purse
+from megatron_ring.curation.generate.budget import Purse, worst_case
 from megatron_ring.curation.generate.errors import NoAnswerError, RefusedError
 from megatron_ring.curation.generate.memory import Memory
 
 LONGEST_WAIT = 120.0  # seconds between two attempts, unless the endpoint asks for more
 MOST_ASKED = 3600.0  # seconds that an endpoint may ask to wait
 WAITING = (408, 409, 425, 429)  # and 5xx: may be another time
-OUR_FAULT = (401, 402, 403, 404, 405)  # key, money, address, model: every request would fail
+OUR_FAULT = (401, 402, 404, 405)  # key, money, address, model: every request would fail
 SHOWN = 300  # characters of an error's body
+PROBE = "Say yes."
 
 
 class _Failed(Exception):
     """An attempt without a usable answer."""
 
-    def __init__(self, problem: str, wait: float | None = None) -> None:
+    def __init__(self, problem: str, wait: float | None = None, *, crowded: bool = False) -> None:
         super().__init__(problem)
         self.problem, self.wait = problem, wait  # seconds that the endpoint asks for
+        self.crowded = crowded  # too many requests: says nothing of this one
 
 
 class Sender:
@@ -43,6 +46,7 @@ class Sender:
         self._refused = 0  # requests in a row
         self._not_before = 0.0  # the endpoint asked for silence until then
         self._stopping = asyncio.Event()
+        self._probing = asyncio.Lock()
 
     def open(self) -> None:
         """Be ready to send (again, after `stop`)."""
@@ -68,37 +72,76 @@ class Sender:
         self, key: str, body: dict[str, Any], purpose: str, memory: Memory, purse: Purse
     ) -> dict[str, Any]:
         """The value to remember: text, finish_reason, card, and what was sent."""
-        problem, waited = "", 0.0
-        for attempt in range(self._options.retries + 1):
-            if attempt:
-                waited = time.monotonic()
-                await self._sleep(self._pause(attempt))
+        failures = tries = 0
+        last = time.monotonic()
+        first = math.inf
+        while failures <= self._options.retries:
+            if tries:
+                await self._sleep(self._pause(tries))
             await self._wait_for_endpoint()
-            ticket = await purse.reserve(body)
-            spent = {"purpose": purpose, "input_tokens": 0, "output_tokens": 0, "cost": 0.0}
             try:
-                self._check_going_on()
-                memory.note_sent(key)
-                value = None
-                try:
-                    reply = await self._attempt(key, body)
-                    spent |= _usage(reply, purse)
-                    value = self._read(reply, body, key)
-                finally:
-                    memory.note_end(key, spent, value)
-                self._answered, self._refused = time.monotonic(), 0
-                return value
-            except _Failed as failed:
-                problem = failed.problem
-                if failed.wait is not None:
-                    until = time.monotonic() + min(failed.wait, MOST_ASKED)
-                    self._not_before = max(self._not_before, until)
-            finally:
-                await purse.release(ticket)
-        told = f"{self._url}: no answer after {attempt + 1} attempts, the last time: {problem}"
-        if self._answered > waited:  # others were answered since: it is this request
+                return await self._once(key, body, purpose, memory, purse)
+            except _Failed as error:
+                failed = error
+            # A full house is nobody's failure as long as others are answered.
+            failures += not (failed.crowded and self._answered > last)
+            tries = min(tries + 1, max(self._options.retries, 1))
+            last = time.monotonic()
+            first = min(first, last)
+        told = f"no answer after {failures} attempts, the last time: {failed.problem}"
+        if await self._answers_others(first, body, memory, purse):
             raise self._refuse(told)
-        raise NoAnswerError(f"{told}. Start it and run again; nothing is lost")
+        raise self._ending(f"{told}. Start it and run again; nothing is lost")
+
+    async def _once(
+        self, key: str, body: dict[str, Any], purpose: str, memory: Memory, purse: Purse
+    ) -> dict[str, Any]:
+        """One attempt, with its place in the budget and in the memory."""
+        ticket = await purse.reserve(body)
+        spent = {"purpose": purpose, "input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+        try:
+            self._check_going_on()
+            memory.note_sent(key, worst_case(body))
+            value = None
+            try:
+                reply = await self._attempt(key, body)
+                spent |= _usage(reply, purse)
+                value = self._read(reply, body, key)
+            finally:
+                memory.note_end(key, spent, value)
+            self._answered, self._refused = time.monotonic(), 0
+            return value
+        except _Failed as failed:
+            if failed.wait is not None:
+                until = time.monotonic() + min(failed.wait, MOST_ASKED)
+                self._not_before = max(self._not_before, until)
+            raise
+        finally:
+            await purse.release(ticket)
+
+    async def _answers_others(
+        self, since: float, body: dict[str, Any], memory: Memory, purse: Purse
+    ) -> bool:
+        """Has the endpoint answered anything since then? If nobody knows, a short question tells.
+
+        Without it a request that always fails, left over at the end, would look like an endpoint
+        that is down, in this run and in all that resume it.
+        """
+        async with self._probing:
+            if self._answered > since:
+                return True
+            self._check_going_on()
+            messages = [{"role": "user", "content": PROBE}]
+            probe = {**body, "messages": messages, "max_tokens": min(16, body["max_tokens"])}
+            refused = self._refused
+            key = f"probe {time.time_ns()}"  # another each time: no endpoint may remember it
+            try:
+                await self._once(key, probe, "probe", memory, purse)
+            except (_Failed, RefusedError):
+                return False
+            finally:
+                self._refused = refused
+            return True
 
     async def _wait_for_endpoint(self) -> None:
         while (left := self._not_before - time.monotonic()) > 0:
@@ -122,11 +165,20 @@ class Sender:
         """RefusedError; NoAnswerError where nothing but refusals comes any more."""
         self._refused += 1
         if self._refused < self._options.give_up_after:
-            return RefusedError(problem)
-        return NoAnswerError(
+            return RefusedError(f"{self._url}: {problem}")
+        return self._ending(
             f"{self._refused} requests in a row were refused (give_up_after="
             f"{self._options.give_up_after}), the last one: {problem}"
         )
+
+    def _ending(self, problem: str) -> NoAnswerError:
+        """The error that ends the run; from here on nothing is sent."""
+        self.stop()
+        return NoAnswerError(f"{self._url}: {problem}")
+
+    def _shown(self, text: str) -> str:
+        """The beginning of an answer, for an error. Some endpoints repeat the key they got."""
+        return (text.replace(self._key, "(the key)") if self._key else text)[:SHOWN]
 
     async def _attempt(self, key: str, body: dict[str, Any]) -> Any:
         """The JSON of an answer with status 200."""
@@ -140,17 +192,24 @@ class Sender:
             raise _Failed(f"nothing within timeout_s={self._options.timeout_s:g}") from None
         except httpx.HTTPError as error:
             raise _Failed(f"{type(error).__name__} {error}") from None
-        shown = f"HTTP {reply.status_code} {reply.text[:SHOWN]}"
-        if reply.status_code in OUR_FAULT:
-            raise NoAnswerError(f"{self._url}: {shown}. Look at endpoint, model and key_file")
-        if reply.status_code in WAITING or reply.status_code >= 500:
-            raise _Failed(shown, _asked_wait(reply.headers.get("retry-after")))
         if reply.status_code != 200:
-            raise self._refuse(f"{self._url}: {shown}")
+            raise self._failure(reply)
         try:
             return reply.json()
-        except ValueError as error:
-            raise _Failed(f"no JSON: {error}: {reply.text[:SHOWN]}") from None
+        except (ValueError, RecursionError) as error:
+            raise _Failed(f"no JSON: {error}: {self._shown(reply.text)}") from None
+
+    def _failure(self, reply: httpx.Response) -> Exception:
+        """What another status than 200 means."""
+        status, shown = reply.status_code, f"HTTP {reply.status_code} {self._shown(reply.text)}"
+        if status in WAITING or status >= 500:
+            wait = asked_wait(reply.headers.get("retry-after"))
+            return _Failed(shown, wait, crowded=status == 429)
+        # 403 is a wrong key, or, where that was good before, a prompt that moderation forbids.
+        forbidden = status == 403 and not self._answered
+        if status in OUR_FAULT or status // 100 == 3 or forbidden:
+            return self._ending(f"{shown}. Look at endpoint, model and key_file")
+        return self._refuse(shown)
 
     def _read(self, reply: Any, body: dict[str, Any], key: str) -> dict[str, Any]:
         try:
@@ -162,20 +221,20 @@ class Sender:
             if not isinstance(said, str) or not isinstance(thought, str):
                 raise TypeError(f"content is {type(said).__name__}")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            shape = f"{type(error).__name__} {error}: {str(reply)[:SHOWN]}"
+            shape = f"{type(error).__name__} {error}: {self._shown(str(reply))}"
             raise _Failed(f"an answer of another shape: {shape}") from None
         if not said.strip() and not thought.strip():
             raise _Failed(f"an empty answer, finish_reason={finish}")
-        text = _joined(thought, said, self._options.opens_thought)
-        usage = reply.get("usage") or {}
+        text = _joined(whole(thought), whole(said), self._options.opens_thought)
+        read, written = _counts(reply)
         sampling = {name: value for name, value in body.items() if name != "messages"}
         card = {
             **sampling,
             "served_model": reply.get("model"),
             "fingerprint": reply.get("system_fingerprint"),
             "finish_reason": finish,
-            "input_tokens": usage.get("prompt_tokens"),
-            "output_tokens": usage.get("completion_tokens"),
+            "input_tokens": read,
+            "output_tokens": written,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "request": key,
         }
@@ -197,16 +256,27 @@ def _joined(thought: str, said: str, opens_thought: bool) -> str:
     return said
 
 
-def _usage(reply: Any, purse: Purse) -> dict[str, Any]:
-    """What an answer cost, good or not; an endpoint that does not count costs nothing known."""
+def whole(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which cannot be written as UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _counts(reply: Any) -> tuple[int | None, int | None]:
+    """Tokens read and written, as far as the endpoint counts."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     usage = usage if isinstance(usage, dict) else {}
-    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    read, written = (one if type(one) is int and one >= 0 else 0 for one in counts)
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    read, written = (one if type(one) is int and one >= 0 else None for one in counts)
+    return read, written
+
+
+def _usage(reply: Any, purse: Purse) -> dict[str, Any]:
+    """What an answer cost, good or not; an endpoint that does not count costs nothing known."""
+    read, written = (one or 0 for one in _counts(reply))
     return {"input_tokens": read, "output_tokens": written, "cost": purse.cost(read, written)}
 
 
-def _asked_wait(header: str | None) -> float | None:
+def asked_wait(header: str | None) -> float | None:
     """Seconds of a Retry-After header, which is a number or a date."""
     if header is None:
         return None
@@ -216,5 +286,5 @@ def _asked_wait(header: str | None) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -21,6 +21,7 @@ _MARKER = re.compile(r"(?m)^[ \t]*(?:\(?\d{1,4}[.)、:]|[-*•])[ \t]*")
 _RUN = re.compile(r"(\S)\1{31,}")
 _RULERS = set("-=_.*#~+─━═—·…")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
+_WORD = re.compile(r"[A-Za-z]{2,}|\d+|[\u3400-\u9fff]")
 GRAM = 6  # tokens; shorter ones recur by chance in tables
 
 
@@ -66,17 +67,27 @@ def sentences(text: str, options: RepetitionConfig) -> str | None:
 
 def ngrams(text: str, options: RepetitionConfig) -> str | None:
     """Most of the text's word n-grams have occurred before."""
-    words = re.findall(r"[A-Za-z]{2,}|\d+|[\u3400-\u9fff]", text)
     size = options.ngram_words
-    count = len(words) - size + 1
-    if count < options.ngram_least:
-        return None
-    ids: dict[str, int] = {}
-    array = np.array([ids.setdefault(word, len(ids)) for word in words], dtype=np.uint64)
-    share = 1 - len(np.unique(_grams(array, size))) / count
-    if share < options.ngram_share:
+    share, count = repeated_share(text, size)
+    if count < options.ngram_least or share < options.ngram_share:
         return None
     return f"{share:.0%} of {count} {size}-grams of words occurred before"
+
+
+def words_of(text: str) -> list[str]:
+    """Words, numbers and Chinese characters; single letters and signs are left out."""
+    return _WORD.findall(text)
+
+
+def repeated_share(text: str, size: int) -> tuple[float, int]:
+    """Share of the text's n-grams of `size` words that occurred before in it; and n-grams."""
+    words = words_of(text)
+    count = len(words) - size + 1
+    if count < 1:
+        return 0.0, 0
+    ids: dict[str, int] = {}
+    array = np.array([ids.setdefault(word, len(ids)) for word in words], dtype=np.uint64)
+    return 1 - len(np.unique(_grams(array, size))) / count, count
 
 
 def _loop(text: str, options: RepetitionConfig, any_number: bool) -> str | None:

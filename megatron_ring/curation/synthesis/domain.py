@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from megatron_ring.curation.generate import Reply, Request
 from megatron_ring.curation.record import Record, Rejection
@@ -31,11 +31,19 @@ class Domain(Protocol):
     def request(self, cell: Cell, seeds: Sequence[Record], number: int) -> Request:
         """Ask for new problems like `seeds`; `number` tells requests of a cell apart."""
 
-    def parse(self, reply: Reply, cell: Cell) -> list[Record | Rejection]:
-        """The drafts in a reply: records without id, whose messages are the user's turn alone.
+    def parse(self, reply: Reply, cell: Cell, number: int) -> list[Record | Rejection]:
+        """The drafts in the reply to a cell's request: records without id, the user's turn alone.
 
         What verify needs beyond (a solution, tests) stands in `extra`.
         """
 
     async def verify(self, draft: Record) -> Record | Rejection:
         """The record to keep (answer, messages, extra), or why it goes."""
+
+
+@runtime_checkable
+class ChoosyDomain(Domain, Protocol):
+    """One that looks at cells before anything is asked for."""
+
+    async def admit(self, cell: Cell) -> Rejection | None:
+        """None, or why no problem of this cell is wanted."""
