@@ -25,6 +25,7 @@ LEAVES = {
     "effects",
     "run_folder",
     "signals",
+    "think",
 }
 LAYER_1 = {
     "data",
@@ -52,14 +53,14 @@ LAYER_2 = {
     "reference": {"model", "step"},
 }
 MAY_IMPORT = (
-    {part: {"config"} for part in LEAVES}
-    | {"__init__": set(), "config": set()}
-    | {part: {"config", "kernels"} for part in LAYER_1}
+    {part: {"config", "think"} for part in LEAVES}
+    | {"__init__": set(), "config": set(), "think": set()}
+    | {part: {"config", "think", "kernels"} for part in LAYER_1}
     | {part: LEAVES | LAYER_1 | above for part, above in LAYER_2.items()}
     | {"train": LEAVES | LAYER_1 | set(LAYER_2)}
     | {"planner": LEAVES | LAYER_1 | {"model"}}
     | {"report": {"run_folder", "spikes"}}
-    | {"evaluation": {"config", "curation"}}
+    | {"evaluation": {"config", "curation", "think"}}
 )
 KNOWS_MEGATRON = {
     "parallel",
@@ -85,6 +86,7 @@ KNOWS_NO_TORCH = {
     "run_folder",
     "report",
     "following",
+    "think",
 }
 
 
@@ -190,6 +192,8 @@ def test_file_keeps_the_house_rules(path: Path) -> None:
         ("data", "from megatron_ring.model.ling import build", "megatron_ring.model"),
         ("convert", "import megatron_ring.curation.stage", "megatron_ring.curation"),
         ("losses", "from megatron_ring.parallel import x", "megatron_ring.parallel"),
+        ("think", "from megatron_ring.config import Part", "megatron_ring.config"),
+        ("config", "from megatron_ring import think", "megatron_ring.think"),
         ("step", "from megatron_ring.metrics import x", "megatron_ring.metrics"),
         ("model", "from megatron_ring.step import x", "megatron_ring.step"),
         ("model", "def f():\n    from megatron_ring import train", "megatron_ring.train"),

@@ -4,13 +4,14 @@
     python tools/sample.py LATER --input corpus/valid.jsonl --output after.jsonl
     python tools/compare_answers.py corpus/valid.jsonl before.jsonl after.jsonl
 
-An answer is right when what follows its </think> is what follows it in the corpus. Think tags are
-judged where the right answer has some; megatron_ring/evaluation/think_tags.py says how.
+An answer is right when what follows its thought is what follows it in the corpus. Think tags are
+judged, as megatron_ring/think.py says, where the right answer has some. Lines may hold more keys:
+"finish_reason": "length" for an answer that was cut, which is counted apart, and "primed": true for
+one whose prompt ended in <think>.
 """
 
 import json
 import sys
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megatron_ring import think
 from megatron_ring.curation.record import response_of
-from megatron_ring.evaluation.think_tags import ERRORS, tag_errors
+from megatron_ring.evaluation.tag_report import CUT, TITLES, TagCounts
 
+END = "<|endoftext|>"
 SHOWN = 240  # characters of an answer; an untrained model rambles
 
 
@@ -32,28 +35,24 @@ class Score:
 
     answers: int = 0
     right: int = 0
-    thinking: int = 0  # answers that should think
-    wrong_tags: int = 0  # of those; one can have several of the errors
-    errors: Counter[str] = field(default_factory=Counter)
+    tags: TagCounts = field(default_factory=TagCounts)  # of answers that should think
     stray_tags: int = 0  # answers with tags that should have none
 
-    def add(self, said: str, expected: str) -> None:
+    def add(self, said: str, expected: str, truncated: bool = False) -> None:
         self.answers += 1
         self.right += final(said) == final(expected)
-        if "</think>" in expected:
-            wrong = tag_errors(said.removesuffix("<|endoftext|>"))
-            self.thinking += 1
-            self.wrong_tags += bool(wrong)
-            self.errors.update(wrong)
+        if think.tags(expected):
+            self.tags.add(said.removesuffix(END), truncated=truncated)
         else:
-            self.stray_tags += "think>" in said
+            self.stray_tags += bool(think.tags(said))
 
     def cells(self) -> list[str]:
         return [
             share(self.right, self.answers),
-            share(self.wrong_tags, self.thinking),
-            *(str(self.errors[error]) for error in ERRORS),
-            share(self.stray_tags, self.answers - self.thinking),
+            share(self.tags.wrong, self.tags.finished),
+            *(str(self.tags.errors[error]) for error in TITLES),
+            str(self.tags.truncated),
+            share(self.stray_tags, self.answers - self.tags.answers),
         ]
 
 
@@ -67,7 +66,7 @@ def read(file: Path) -> list[dict]:
 
 def final(answer: str) -> str:
     """What is said after thinking; all of it where nothing was thought."""
-    return answer.removesuffix("<|endoftext|>").rpartition("</think>")[2].strip()
+    return think.answer_of(answer.removesuffix(END)).strip()
 
 
 def right_answers(corpus: Path) -> dict[str, str]:
@@ -94,7 +93,9 @@ def compare(corpus: Path, files: list[Path], shown: int) -> tuple[Table, dict[st
         cells = []
         for name, lines in said.items():
             answer, expected = lines[i]["answer"], right[prompt]
-            scores[name].add(answer, expected)
+            if lines[i].get("primed"):
+                answer = think.OPEN + answer
+            scores[name].add(answer, expected, lines[i].get("finish_reason") == CUT)
             good = final(answer) == final(expected)
             cells.append(Text(answer[:SHOWN], style="green" if good else "red"))
         if i < shown:
@@ -104,8 +105,10 @@ def compare(corpus: Path, files: list[Path], shown: int) -> tuple[Table, dict[st
 
 def summary(scores: dict[str, Score]) -> Table:
     """A row a file: right answers, wrong think tags, and which errors."""
-    errors = [error.replace("_", " ") for error in ERRORS]
-    table = Table("", "right", "think tags wrong", *errors, "tags where none belong")
+    head = ("right", "think tags wrong", *TITLES.values(), "truncated", "tags where none belong")
+    table = Table("", *head)
+    for column in table.columns[:3]:
+        column.no_wrap = True  # names and shares stay on one line; 120 columns hold the rest
     for name, score in scores.items():
         table.add_row(name, *score.cells())
     return table

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 
 import typer
 
+from megatron_ring import think
 from megatron_ring.curation import corrupt_tags
 
 Worked = tuple[str, str]  # what is thought, line by line, and the final answer
@@ -152,11 +153,11 @@ def answer(body: dict[str, Any]) -> str:
     rng = random.Random(json.dumps(body, sort_keys=True))
     worked = work_out(body["messages"][-1]["content"].strip())
     if worked is None:
-        return f"<think>\nThis is no problem of a kind that I know.\n</think>\n\n{UNABLE}"
+        return think.join("This is no problem of a kind that I know.", UNABLE)
     thought, said = worked
     if rng.random() < WRONG_SHARE:
         said = wrong(said, rng)
-    text = f"<think>\n{thought}\n</think>\n\n{said}"
+    text = think.join(thought, said)
     if rng.random() < body.get("damaged_tags", 0.0):
         text = corrupt_tags.corrupt(text, rng.choice(corrupt_tags.KINDS), rng)
     return text

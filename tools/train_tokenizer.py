@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from megatron_ring import think
 from megatron_ring.data.tokenizer import load_tokenizer, train_sentencepiece
 
 # One token each. Ling marks turns with the first two; thinking is plain text there, but a small
@@ -33,8 +34,8 @@ def texts(files: list[Path]) -> Iterator[str]:
                     for message in messages:
                         role = ROLES.get(message["role"], message["role"].upper())
                         thought = message.get("reasoning_content")
-                        before = f"<think>\n{thought.strip()}\n</think>\n\n" if thought else ""
-                        yield f"<role>{role}</role>{before}{message['content']}"
+                        said = think.join(thought, f"{message['content']}")
+                        yield f"<role>{role}</role>{said}"
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
                     raise ValueError(
                         f'{file}:{number}: not a line of {{"messages": [{{"role", "content"}}]}}: '

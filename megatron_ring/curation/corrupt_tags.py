@@ -9,10 +9,12 @@ import re
 from itertools import zip_longest
 from typing import NamedTuple
 
+from megatron_ring import think
+
 KINDS = ("missing_open", "missing_close", "redundant", "misplaced", "empty", "answer_inside")
 # Tag counters see nothing behind </think>, and cannot tell an answer inside from none at all.
+TRIES = 100  # draws of a place that is in no code
 COUNTED_AS = {kind: kind for kind in KINDS} | {"answer_inside": "empty"}
-TAG = re.compile(r"</?think>")
 RIGHT = re.compile(r"\s*(<think>\s*)(\S.*?)(\s*)(</think>\s*)(\S.*)", re.DOTALL)
 
 Span = tuple[int, int]  # characters [start, stop)
@@ -31,7 +33,7 @@ class Parts(NamedTuple):
 def split(answer: str) -> Parts | None:
     """The parts of `<think>thought</think>answer`; None where tags are not just so."""
     found = RIGHT.fullmatch(answer)
-    return Parts(*found.groups()) if found and len(TAG.findall(answer)) == 2 else None
+    return Parts(*found.groups()) if found and think.is_plain(answer) else None
 
 
 def corrupt(answer: str, kind: str, rng: random.Random) -> str:
@@ -40,13 +42,24 @@ def corrupt(answer: str, kind: str, rng: random.Random) -> str:
     missing_open, missing_close: without that tag. redundant: a tag is doubled, or one stands inside
     the thought once more. misplaced: the opening tag comes after some words of the thought, or both
     tags change places. empty: the thought stands behind empty tags. answer_inside: the closing tag
-    comes behind the answer. COUNTED_AS says what evaluation's `tag_errors` counts each as.
+    comes behind the answer. COUNTED_AS says what `think.tag_errors` counts each as; a tag that
+    would stand in code, and so be text, is put elsewhere if there is any other place.
     """
     parts = split(answer)
     if parts is None:
         raise ValueError(
             f"not an answer of the shape <think>thought</think>answer: {answer[:60]!r}"
         )
+    if kind not in KINDS:
+        raise ValueError(f"unknown damage {kind!r}; known: {', '.join(KINDS)}")
+    for _ in range(TRIES):
+        damaged = _damage(parts, kind, rng)
+        if think.tag_errors(damaged) == [COUNTED_AS[kind]]:
+            break
+    return damaged
+
+
+def _damage(parts: Parts, kind: str, rng: random.Random) -> str:
     open_, thought, gap, close, said = parts
     # Where the closing tag goes, words must not grow together.
     apart = gap or close.removeprefix("</think>") or "\n"
@@ -68,9 +81,8 @@ def corrupt(answer: str, kind: str, rng: random.Random) -> str:
         return thought[:at] + open_ + thought[at:] + gap + close + said
     if kind == "empty":
         return open_ + close + thought + apart + said
-    if kind == "answer_inside":
-        return open_ + thought + apart + said.rstrip() + gap + "</think>"
-    raise ValueError(f"unknown damage {kind!r}; known: {', '.join(KINDS)}")
+    assert kind == "answer_inside", kind
+    return open_ + thought + apart + said.rstrip() + gap + "</think>"
 
 
 def differences(one: str, other: str) -> tuple[list[Span], list[Span]]:
@@ -101,7 +113,7 @@ def _structure(text: str) -> tuple[dict[int, list[Span]], list[Span]]:
     tags: dict[int, list[Span]] = {}
     characters: list[Span] = []
     for piece in re.finditer(r"</?think>|\S", text):
-        if TAG.fullmatch(piece.group()):
+        if think.TAG.fullmatch(piece.group()):
             tags.setdefault(len(characters), []).append(piece.span())
         else:
             characters.append(piece.span())

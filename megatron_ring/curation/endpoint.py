@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from megatron_ring import think
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.endpoint import EndpointConfig
 
@@ -54,11 +55,6 @@ class Endpoint:
         raise NoAnswerError(url, attempt, problem)
 
 
-def without_thought(answer: str) -> str:
-    """What stands behind the last </think>."""
-    return re.sub(r"\A.*</think>", "", answer, flags=re.DOTALL).strip()
-
-
 def read_choice(said: str, choices: Sequence[str]) -> str | None:
     """The one of `choices` (words) that an answer begins with, behind its thought; None for others.
 
@@ -66,7 +62,7 @@ def read_choice(said: str, choices: Sequence[str]) -> str | None:
     line names two of them has not chosen.
     """
     words = "|".join(map(re.escape, choices))
-    line = without_thought(said).partition("\n")[0]
+    line = think.answer_of(said).strip().partition("\n")[0]
     found = re.match(
         rf"\W*(?:(?:the )?(?:final )?answer\W+(?:is\W+)?)?(?:boxed\W)?({words})\b", line, re.I
     )

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_ring import think
 from megatron_ring.data.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -186,8 +187,7 @@ def _check_turn(which: str, turn: Any) -> dict[str, Any]:
         raise SampleError(f"{where} is empty: it has neither content nor tool_calls")
     if thought is not None and (role != "assistant" or not isinstance(thought, str)):
         raise SampleError(f"{where}: reasoning_content is text, and of assistant turns only")
-    if thought and thought.strip():  # as reasoning models write it, and Ling-2.0's template
-        turn["content"] = f"<think>\n{thought.strip()}\n</think>\n\n{content}"
+    turn["content"] = think.join(thought, content)  # as Ling-2.0's template writes it
     if calls and role != "assistant":
         raise SampleError(f"{where} has tool_calls; only assistant turns may")
     if calls:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megatron_ring import think
 from megatron_ring.data.tokenizer import Span
 
-TAG = re.compile(r"</?think>")
 # Without spaces between words, as in Chinese and Japanese, a character is a word.
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\s{IDEOGRAPHS}]+")
@@ -65,8 +65,8 @@ class _Scan:
     def of(cls, answer: str) -> "_Scan":
         positions: list[int] = []
         places: set[int] = set()
-        for found in re.finditer(rf"{TAG.pattern}|\S", answer):
-            if TAG.fullmatch(found.group()):
+        for found in re.finditer(rf"{think.TAG.pattern}|\S", answer):
+            if think.TAG.fullmatch(found.group()):
                 places.add(len(positions))
             else:
                 positions.append(found.start())
@@ -81,5 +81,5 @@ def _around(answer: str, scan: _Scan, place: int) -> Span:
     behind = scan.positions[place]
     word = WORD.match(answer, behind)
     assert word is not None, f"white space at {behind}"
-    tag = TAG.search(answer, behind)
+    tag = think.TAG.search(answer, behind)
     return start, min(word.end(), tag.start() if tag else len(answer))

@@ -8,7 +8,7 @@ import pytest
 from megatron_ring.config.curation.preference import StructureConfig
 from megatron_ring.curation import corrupt_tags
 from megatron_ring.curation.corrupt_tags import COUNTED_AS
-from megatron_ring.evaluation.think_tags import ERRORS, tag_errors
+from megatron_ring.think import ERRORS, tag_errors
 
 ANSWERS = [
     "<think>\n3 + 4 = 7\n7 - 1 = 6\n</think>\n6",
@@ -88,13 +88,14 @@ def check_spans(one: str, other: str, spans: tuple[list, list]) -> None:
 
 
 def test_what_may_be_damaged_is_what_the_checker_finds_right() -> None:
-    """Tags in code blocks and in thoughts are tags as well: such answers are left alone."""
+    """Answers that quote a tag as code are right, and left alone as well."""
     rng, right = random.Random(5), 0
     for _ in range(3000):
         answer = random_answer(rng, ("<think>", "</think>", "```\n<think>\n```"))
         answer = answer.replace(rng.choice(["<think>", "</think>", "\0"]), "", 1)
         fits = corrupt_tags.split(answer) is not None
-        assert fits == (tag_errors(answer) == []), answer
+        plain = len(re.findall("</?think>", answer)) == 2
+        assert fits == (plain and tag_errors(answer) == []), answer
         right += fits
     assert 300 < right < 2700
 
@@ -130,6 +131,25 @@ def test_only_right_answers_are_damaged(answer: str) -> None:
     assert corrupt_tags.split(answer) is None
     with pytest.raises(ValueError, match="not an answer of the shape <think>thought</think>answer"):
         corrupt_tags.corrupt(answer, "empty", random.Random(0))
+
+
+BLOCK = "```python\nx = 1\ny = 2\n```"
+
+
+@pytest.mark.parametrize("kind", ["redundant", "misplaced"])
+def test_no_tag_is_put_where_it_would_be_code(kind: str) -> None:
+    """Of nine places in this thought, one is outside the block."""
+    answer = f"<think>\n{BLOCK} so\n{BLOCK}\n</think>\n3"
+    for seed in range(200):
+        damaged = corrupt_tags.corrupt(answer, kind, random.Random(seed))
+        assert tag_errors(damaged) == [kind], damaged
+        assert "<think>" not in damaged.split("```")[1]
+
+
+def test_a_thought_that_is_all_code_is_damaged_as_well() -> None:
+    """Nowhere is the opening tag both misplaced and seen: it comes behind an open block."""
+    damaged = corrupt_tags.corrupt("<think>```py</think>3", "misplaced", random.Random(0))
+    assert damaged == "</think>```py<think>3"
 
 
 def test_unknown_damage_is_refused() -> None:

@@ -20,7 +20,7 @@ from megatron_ring.curation.preference.structure import Structure
 from megatron_ring.curation.preference.writing import write_blend
 from megatron_ring.data.rows import Rows
 from megatron_ring.data.tokenizer import train_sentencepiece
-from megatron_ring.evaluation.think_tags import tag_errors
+from megatron_ring.think import tag_errors
 from tools import pack
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,8 @@ import pytest
 
 from tools import compare_answers
 
+WHY = ("stop", "length")
+
 
 def write(file: Path, lines: list[dict]) -> Path:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -55,9 +57,9 @@ def test_think_tags_are_counted_where_they_belong() -> None:
         ("<think>\na\n</think>\nHello!", "Hello!"),
     ]:
         score.add(said, expected)
-    right, tags, no_open, no_close, redundant, misplaced, empty, stray = score.cells()
+    right, tags, no_open, no_close, redundant, misplaced, empty, cut, stray = score.cells()
     assert (right, tags, stray) == ("5 of 6, 83.3%", "2 of 4, 50.0%", "1 of 2, 50.0%")
-    assert (no_open, no_close, redundant, misplaced, empty) == ("2", "1", "0", "0", "0")
+    assert (no_open, no_close, redundant, misplaced, empty, cut) == ("2", "1", "0", "0", "0", "0")
     assert compare_answers.Score().cells()[:2] == ["0 of 0", "0 of 0"]
 
 
@@ -77,4 +79,27 @@ def test_a_thought_that_stands_apart_counts_as_one(tmp_path: Path) -> None:
     corpus = write(tmp_path / "valid.jsonl", [{"messages": turns}])
     said = write(tmp_path / "said.jsonl", [{"prompt": "1 + 1", "answer": "quick</think>2"}])
     _, scores = compare_answers.compare(corpus, [said], 0)
-    assert (scores["said"].right, scores["said"].thinking, scores["said"].wrong_tags) == (1, 1, 1)
+    score = scores["said"]
+    assert (score.right, score.tags.finished, score.tags.wrong) == (1, 1, 1)
+
+
+def test_an_answer_that_was_cut_is_no_wrong_one(corpus: Path, tmp_path: Path) -> None:
+    lines = [{"prompt": "1 + 1", "answer": "<think>\nwell", "finish_reason": why} for why in WHY]
+    said = [write(tmp_path / f"{line['finish_reason']}.jsonl", [line]) for line in lines]
+    _, scores = compare_answers.compare(corpus, said, 0)
+    assert scores["stop"].cells()[1:-1] == ["1 of 1, 100.0%", "0", "1", "0", "0", "0", "0"]
+    assert scores["length"].cells()[1:-1] == ["0 of 0", "0", "0", "0", "0", "0", "1"]
+
+
+def test_quoted_tags_are_no_stray_ones() -> None:
+    score = compare_answers.Score()
+    score.add("It is `<think>`.", "It is `<think>`.")
+    score.add("It is <think>.", "It is so.")
+    assert (score.right, score.stray_tags, score.tags.answers) == (1, 1, 0)
+
+
+def test_a_primed_answer_opens_in_its_prompt(corpus: Path, tmp_path: Path) -> None:
+    line = {"prompt": "1 + 1", "answer": "well\n</think>\n2", "primed": True}
+    said = write(tmp_path / "said.jsonl", [line])
+    _, scores = compare_answers.compare(corpus, [said], 0)
+    assert (scores["said"].right, scores["said"].tags.wrong) == (1, 0)

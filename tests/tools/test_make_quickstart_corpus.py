@@ -15,7 +15,7 @@ from megatron_ring import config
 from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import run
 from megatron_ring.curation.record import response_of
-from megatron_ring.evaluation.think_tags import tag_errors
+from megatron_ring.think import tag_errors
 from tools import make_quickstart_corpus as corpus
 from tools import teach
 

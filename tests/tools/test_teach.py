@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 import pytest
 import reasoning_gym
 
-from megatron_ring.evaluation.think_tags import tag_errors
+from megatron_ring.think import tag_errors
 from tools import make_quickstart_corpus, teach
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal
 
+from megatron_ring import think
+
 Verdict = Literal["right", "wrong", "unknown", "timeout"]
 
 SAID = re.compile(
@@ -53,7 +55,7 @@ def final_answer(response: str) -> str | None:
 
     Without any of them, a last line of one word or number.
     """
-    said = response.rpartition("</think>")[2]
+    said = think.answer_of(response)
     for found in (boxed(said), behind_hashes(said)):
         if found is not None:
             return found

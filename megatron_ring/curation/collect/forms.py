@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.collect import Columns, SourceConfig
 from megatron_ring.curation.collect import tool_forms, turns
 from megatron_ring.curation.collect.cells import pick, text
@@ -92,7 +93,7 @@ def _texts(columns: Columns, data: dict[str, Any]) -> list[Any]:
         found = pick(data, columns.generations)
         return found if isinstance(found, list) else [found]
     said = text(data, columns.response)
-    return [] if said is None else [turns.join(said, text(data, columns.reasoning))]
+    return [] if said is None else [think.join(text(data, columns.reasoning), said)]
 
 
 def _element(value: Any, number: int) -> Any:

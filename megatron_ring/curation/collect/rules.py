@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.collect import AnswerRulesConfig
 from megatron_ring.curation.collect import turns
 from megatron_ring.curation.collect.answers import Verdict, compare, final_answer, judge
@@ -19,8 +20,6 @@ Compare = Callable[[str, str], Verdict]  # given, gold
 CHINESE = re.compile(r"[\u3400-\u9fff]")
 LETTER = re.compile(r"[^\W\d_]")
 FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\[a-zA-Z]+", re.DOTALL)
-STRUCTURE = re.compile(r"\s*<think>\s*\S.*?</think>\s*\S.*", re.DOTALL)
-TAG = re.compile(r"</?think>")
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,10 @@ class Rules:
         if self.options.think == "ignore":
             return None
         text = retagged(text)
-        tags = TAG.findall(text)
+        tags = think.TAG.findall(text)
         if not tags and self.options.think == "allow":
             return None
-        if tags == ["<think>", "</think>"] and STRUCTURE.fullmatch(text):
+        if think.is_plain(text):
             return None
         return " ".join(tags) or "no tags"
 
@@ -157,4 +156,4 @@ def chinese_share(text: str) -> float:
 def retagged(text: str) -> str:
     """Bespoke-Stratos' tags as ours; other texts as they are."""
     found = turns.STRATOS.fullmatch(text)
-    return text if found is None else turns.join(found[2].strip(), found[1])
+    return text if found is None else think.join(found[1], found[2].strip())

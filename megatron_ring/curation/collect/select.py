@@ -7,8 +7,8 @@ unverified. Those that pass compete: known to be right before unknown, then by l
 
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.collect import SelectAnswerConfig
-from megatron_ring.curation.collect import turns
 from megatron_ring.curation.collect.cells import other_kind
 from megatron_ring.curation.collect.rules import Judged, Rules, answer_turn, none_passes
 from megatron_ring.curation.record import Record, Rejection
@@ -65,5 +65,5 @@ def _offered(record: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     answers = [turn for turn in messages if turn["role"] == "assistant"]
     if len(answers) != 1 or answers[0] is not messages[-1] or "tool_calls" in answers[0]:
         return [], messages
-    text = turns.join(answers[0]["content"], answers[0].get("reasoning_content"))
+    text = think.join(answers[0].get("reasoning_content"), answers[0]["content"])
     return [{"number": 0, "text": text}], messages[:-1]

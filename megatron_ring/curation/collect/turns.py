@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+from megatron_ring import think
+
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -21,8 +23,7 @@ ROLES = {
     "observation": "tool",
     "function": "tool",
 }
-# The thought, then the answer: R1's tags, and those of Sky-T1 and Bespoke-Stratos.
-THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+# The thought, then the answer, with the tags of Sky-T1 and Bespoke-Stratos.
 STRATOS = re.compile(
     r"\s*<\|begin_of_thought\|>(.*?)<\|end_of_thought\|>"
     r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?\s*",
@@ -141,18 +142,15 @@ def answer_turn(said: str, thought: str | None) -> dict[str, Any]:
     """
     if thought:
         return {"role": "assistant", "content": said, "reasoning_content": thought.strip()}
-    found = THOUGHT.fullmatch(said) or STRATOS.fullmatch(said)
-    if found is not None:
-        inside, after = found[1].strip(), found[2].strip()
-        clean = not re.search(r"</?think>|<\|(begin|end)_of", inside + after)
-        if clean and inside and after:
+    found = STRATOS.fullmatch(said)
+    plain = think.join(found[1], found[2]) if found else said
+    if think.is_plain(plain):
+        parts = think.split(plain)
+        inside, after = (parts.thought or "").strip(), parts.answer.strip()
+        clean = not re.search(r"<\|(begin|end)_of", inside + after)
+        if clean:
             return {"role": "assistant", "content": after, "reasoning_content": inside}
     return {"role": "assistant", "content": said}
-
-
-def join(said: str, thought: str | None) -> str:
-    """Thought and answer in one text, as R1 writes them."""
-    return f"<think>\n{thought.strip()}\n</think>\n\n{said}" if thought else said
 
 
 def to_tools(found: Any) -> list[dict[str, Any]]:

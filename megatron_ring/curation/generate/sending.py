@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from megatron_ring import think
 from megatron_ring.config.curation.generate import GeneratorConfig
 from megatron_ring.curation.endpoint import read_key
 from megatron_ring.curation.generate.budget import Purse, worst_case
@@ -249,10 +250,11 @@ class Sender:
 def _joined(thought: str, said: str, opens_thought: bool) -> str:
     """The answer as training data has it."""
     if thought.strip():
-        opened = f"<think>\n{thought.strip()}\n"
-        return f"{opened}</think>\n\n{said.lstrip()}" if said.strip() else opened
-    if opens_thought and "<think>" not in said:
-        return f"<think>\n{said.lstrip()}"
+        if said.strip():
+            return think.join(thought, said.lstrip())
+        return f"{think.OPEN}\n{thought.strip()}\n"
+    if opens_thought and not said.lstrip().startswith(think.OPEN):
+        return f"{think.OPEN}\n{said.lstrip()}"
     return said
 
 

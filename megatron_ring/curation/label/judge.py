@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.label import JudgeConfig
-from megatron_ring.curation.endpoint import Endpoint, NoAnswerError, without_thought
+from megatron_ring.curation.endpoint import Endpoint, NoAnswerError
 from megatron_ring.curation.taxonomy import Taxonomy
 
 ASKED = """You sort questions and tasks by subject. Choose the one path that best fits what the \
@@ -117,8 +118,8 @@ class Judge:
 
 
 def check(answer: str, taxonomy: Taxonomy) -> Verdict:
-    """The verdict that a model's text holds. Thought before </think> is not part of the answer."""
-    text = without_thought(answer)
+    """The verdict that a model's text holds. The thought is not part of the answer."""
+    text = think.answer_of(answer).strip()
     try:
         found = json.loads(text)
     except json.JSONDecodeError:

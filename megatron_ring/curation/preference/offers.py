@@ -8,9 +8,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.curation.preference import PairSource
-from megatron_ring.curation.collect import turns
 from megatron_ring.curation.dedup import normal
 from megatron_ring.curation.record import Record, Rejection
 
@@ -80,7 +80,7 @@ def to_offer(place: str, row: dict[str, Any], name: str | None = None) -> Offer:
         said, thought = last.get("content") or "", last.get("reasoning_content")
         # A call is no text to damage or to prefer.
         calls = bool(last.get("tool_calls"))
-        reference = None if calls or not said.strip() else turns.join(said, thought)
+        reference = None if calls or not said.strip() else think.join(thought, said)
     if not messages:
         raise ConfigError(f"{place}: no turn comes before the assistant's; there is no prompt")
     kept = {key: value for key, value in row.items() if key not in ("messages", "extra")}

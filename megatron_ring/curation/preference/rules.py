@@ -5,6 +5,7 @@ Each rule for a rejected answer gives evidence, or None where the answer does no
 
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.preference import ChoiceConfig, GeneralConfig, OverlapConfig
 from megatron_ring.curation import corrupt_tags
 from megatron_ring.curation.collect.answers import Verdict, compare, final_answer, judge, normal
@@ -65,7 +66,7 @@ def compare_text(given: str, gold: str) -> Verdict:
 
 def said(text: str) -> str:
     """What follows the thought; all of an answer without one."""
-    return text.rpartition("</think>")[2].strip()
+    return think.answer_of(text).strip()
 
 
 def unfinished(one: dict[str, Any], options: ChoiceConfig) -> str | None:
@@ -79,7 +80,7 @@ def unfinished(one: dict[str, Any], options: ChoiceConfig) -> str | None:
 
 def wrong_tags(text: str, options: ChoiceConfig) -> str | None:
     """The think tags, where they are not `<think>thought</think>answer`."""
-    tags = corrupt_tags.TAG.findall(text)
+    tags = think.TAG.findall(text)
     if corrupt_tags.split(text) is not None or (not tags and options.think == "allow"):
         return None
     return " ".join(tags) or "no tags"
@@ -123,7 +124,7 @@ def longer(text: str, chosen: str, options: GeneralConfig) -> str | None:
 
 def grams(text: str, size: int) -> Grams:
     """The text's n-grams of `size` words; of tags, none."""
-    words = repetition.words_of(corrupt_tags.TAG.sub(" ", text))
+    words = repetition.words_of(think.TAG.sub(" ", text))
     return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
@@ -136,7 +137,7 @@ def overlap(text: str, prompt: str, others: list[str], options: OverlapConfig) -
     own = grams(text, options.words)
     if not own:
         return 0.0
-    within, _ = repetition.repeated_share(corrupt_tags.TAG.sub(" ", text), options.words)
+    within, _ = repetition.repeated_share(think.TAG.sub(" ", text), options.words)
     copied = len(own & grams(prompt, options.words)) / len(own)
     shared = 0.0
     if options.others:

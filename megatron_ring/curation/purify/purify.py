@@ -70,7 +70,7 @@ def _checks(options: PurifyConfig) -> dict[str, Check]:
     own = bool(seen.patterns)
     return {
         "truncation_length": lambda p, r, reason: truncation.length(reason, cut),
-        "truncation_think": lambda p, r, reason: truncation.think(r),
+        "truncation_think": lambda p, r, reason: truncation.open_thought(r),
         "truncation_answer": lambda p, r, reason: truncation.answer(p, r),
         "truncation_fence": lambda p, r, reason: truncation.fence(r),
         "truncation_formula": lambda p, r, reason: truncation.formula(r),

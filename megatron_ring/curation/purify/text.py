@@ -2,6 +2,8 @@
 
 import re
 
+from megatron_ring import think
+
 # A fence that is never closed hides all that follows: half a program is no maths either.
 _FENCE = r"(?m:^[ \t>]*(?P<fence>```+|~~~+))[\s\S]*?(?:(?P=fence)|\Z)"
 _INLINE = r"(?<!`)(?P<ticks>`{1,2})(?!`)[^`\n]+(?P=ticks)(?!`)"
@@ -58,8 +60,9 @@ def draws(text: str) -> bool:
 
 
 def reply_of(text: str) -> str:
-    """What follows the last `</think>`; the whole text where there is none."""
-    return text.rpartition("</think>")[2]
+    """What follows the thought; the whole text where it is still open."""
+    parts = think.split(text)
+    return parts.answer if parts.closed else text
 
 
 def is_code(text: str) -> bool:

@@ -7,6 +7,7 @@ well end without a full stop: in a number, a unit, a formula, code, a list, a ve
 
 import re
 
+from megatron_ring import think
 from megatron_ring.config.curation.purify import TruncationConfig
 from megatron_ring.curation.purify.mathematics import reads_as_prose, unclosed
 from megatron_ring.curation.purify.text import SYMBOLS, excerpt, is_code, reply_of, without_code
@@ -67,9 +68,9 @@ def length(reason: str | None, options: TruncationConfig) -> str | None:
     return f"finish_reason={reason}" if reason in options.finish_reasons else None
 
 
-def think(response: str) -> str | None:
+def open_thought(response: str) -> str | None:
     """A thought is opened and not closed."""
-    if response.rfind("<think>") > response.rfind("</think>"):
+    if not think.split(response).closed:
         return f"<think> is not closed; ends with {_end(response)}"
     return None
 
@@ -78,7 +79,7 @@ def answer(prompt: str, response: str) -> str | None:
     """Nothing follows the thought, or the form of answer the prompt asks for is not there."""
     reply = reply_of(response)
     if not reply.strip():
-        return "no reply behind </think>" if "</think>" in response else "the response is empty"
+        return "no reply behind </think>" if think.tags(response) else "the response is empty"
     for asks, has, what in _ASKED:
         if asks.search(prompt) and not has.search(reply):
             return f"asked for {what}, the reply has none; ends with {_end(reply)}"

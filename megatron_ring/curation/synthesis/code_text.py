@@ -7,6 +7,8 @@ statement: ..."), and some not at all. Nothing is judged here.
 import re
 from dataclasses import dataclass
 
+from megatron_ring import think
+
 WORDS = {
     "problem": r"(?:programming |coding )?(?:problem|task|question|exercise|challenge)"
     r"(?: statement| description)?|statement|description|题目|问题|问题描述",
@@ -48,10 +50,10 @@ class Piece:
 
 def answer_of(text: str) -> str | None:
     """What stands behind the last </think>; None where a thought is still open."""
-    head, closing, tail = text.rpartition("</think>")
-    if "<think>" in tail:
+    parts = think.split(text)
+    if not parts.closed:
         return None
-    return tail.strip("\n") if closing else text
+    return text if parts.thought is None else parts.answer.strip("\n")
 
 
 def pieces(text: str) -> list[Piece]:

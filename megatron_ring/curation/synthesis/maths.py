@@ -13,6 +13,7 @@ from dataclasses import asdict
 from random import Random
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.maths import MathsConfig
 from megatron_ring.config.curation.purify import FiguresConfig
 from megatron_ring.curation.collect.answers import boxed, final_answer
@@ -97,7 +98,7 @@ class Maths:
         if reply.finish_reason == "length":
             most = reply.card.get("max_tokens")
             return [Rejection("cut", f"the reply ends at max_tokens={most}")]
-        said = reply.text.rpartition("</think>")[2]
+        said = think.answer_of(reply.text)
         found = [problem.strip() for problem in PROBLEM.findall(said)]
         if not found:
             return [Rejection("no_problem", f"no <problem>...</problem> in: {said.strip()[-200:]}")]

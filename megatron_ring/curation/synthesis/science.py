@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from megatron_ring import think
 from megatron_ring.config.curation.science import ScienceConfig
 from megatron_ring.curation.collect.answers import normal
-from megatron_ring.curation.endpoint import without_thought
 from megatron_ring.curation.generate import RefusedError, Reply, Request
 from megatron_ring.curation.record import Record, Rejection, prompt_of
 from megatron_ring.curation.synthesis import quantities
@@ -174,7 +174,7 @@ def read_topics(reply: Reply, topic: str) -> list[str]:
 
     Lines that end in a colon, or are too long to be a name, are no names.
     """
-    lines = without_thought(reply.text).splitlines()
+    lines = think.answer_of(reply.text).strip().splitlines()
     if reply.finish_reason == "length":
         lines = lines[:-1]
     seen, names = {normal(part) for part in re.split(r"[:,]", topic)}, []
