@@ -1,6 +1,7 @@
 """What may still be spent, counting what is on its way at its worst."""
 
 import asyncio
+import json
 from typing import Any
 
 from megatron_ring.config.curation.generate import Budget, GeneratorConfig
@@ -65,7 +66,8 @@ class Purse:
 
 def worst_case(body: dict[str, Any]) -> tuple[int, int]:
     """Tokens that a request may read and write."""
-    return most_tokens(body["messages"]), body["max_tokens"]
+    tools = json.dumps(body["tools"]) if "tools" in body else ""
+    return most_tokens(body["messages"]) + len(tools), body["max_tokens"]
 
 
 def most_tokens(messages: list[dict[str, Any]]) -> int:

@@ -24,6 +24,7 @@ class Request:
     """What a model is asked. Values that are None are the client's options."""
 
     messages: tuple[Mapping[str, Any], ...]  # role and content
+    tools: tuple[Mapping[str, Any], ...] = ()  # OpenAI-style definitions that it may call
     sample: int = 0  # of several independent draws
     purpose: str = "answer"  # under which its cost is counted; makes no other request of it
     temperature: float | None = None
@@ -128,6 +129,7 @@ class Client:
                 {name: whole(value) if isinstance(value, str) else value for name, value in turn}
                 for turn in map(Mapping.items, request.messages)
             ],
+            **({"tools": [dict(tool) for tool in request.tools]} if request.tools else {}),
             **sampling,
             **options.extra,
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import json
 import math
 import random
 import time
@@ -24,6 +25,7 @@ WAITING = (408, 409, 425, 429)  # and 5xx: may be another time
 OUR_FAULT = (401, 402, 404, 405)  # key, money, address, model: every request would fail
 SHOWN = 300  # characters of an error's body
 PROBE = "Say yes."
+ASKED = ("messages", "tools")  # of a request: what is asked; the rest is how
 
 
 class _Failed(Exception):
@@ -221,6 +223,7 @@ class Sender:
             finish = str(choice.get("finish_reason") or "unknown")
             if not isinstance(said, str) or not isinstance(thought, str):
                 raise TypeError(f"content is {type(said).__name__}")
+            said = "\n".join(filter(None, [said, *_calls(message)]))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             shape = f"{type(error).__name__} {error}: {self._shown(str(reply))}"
             raise _Failed(f"an answer of another shape: {shape}") from None
@@ -228,7 +231,7 @@ class Sender:
             raise _Failed(f"an empty answer, finish_reason={finish}")
         text = _joined(whole(thought), whole(said), self._options.opens_thought)
         read, written = _counts(reply)
-        sampling = {name: value for name, value in body.items() if name != "messages"}
+        sampling = {name: value for name, value in body.items() if name not in ASKED}
         card = {
             **sampling,
             "served_model": reply.get("model"),
@@ -245,6 +248,17 @@ class Sender:
             "card": card,
             "messages": body["messages"],
         }
+
+
+def _calls(message: dict[str, Any]) -> list[str]:
+    """The calls of tools in a message, as text: how models write them in their answers."""
+    found = []
+    for call in message.get("tool_calls") or ():
+        name, given = call["function"]["name"], call["function"].get("arguments") or "{}"
+        arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        told = f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}'
+        found.append(f"<tool_call>\n{told}\n</tool_call>")
+    return found
 
 
 def _joined(thought: str, said: str, opens_thought: bool) -> str:

@@ -1,0 +1,212 @@
+"""Benchmarks -> answers of a model, grades, scores with intervals.
+
+Usage:
+    python tools/evaluate.py run FILE.yaml... [key.path=value ...] [--dry-run]
+    python tools/evaluate.py grade OUT
+    python tools/evaluate.py show OUT [--task TASK] [--verdict VERDICT] [-n NUMBER]
+    python tools/evaluate.py tasks
+    python tools/evaluate.py schema > configs/evaluate/schema.json
+
+Examples:
+    python tools/evaluate.py run configs/evaluate/gsm8k.yaml tasks.gsm8k.file=test.jsonl \\
+        generator.endpoint=http://localhost:8000/v1 generator.model=ring output=runs/gsm8k
+    python tools/evaluate.py show runs/gsm8k --verdict no_answer -n 3
+
+What is in OUT afterwards:
+    results.json           scores, intervals, pass@k, counts of verdicts, by benchmark
+    samples/TASK.jsonl     every answer with its prompt and the card that says how it was made
+    grades/TASK.jsonl      what each is worth, and why
+    items/TASK.jsonl       what was asked, and what a right answer is
+    recipe.yaml            all keys
+
+Every reply is kept in the folder `replies`. A run that was killed, or stopped for its budget or an
+endpoint that is down, is started again with the same command: it asks for what is missing alone.
+`grade` reads OUT alone and asks nobody: for new rules, or another time limit in OUT/recipe.yaml.
+
+--dry-run shows the keys, how much would be asked, and the first prompt of each benchmark; it sends
+nothing and writes nothing.
+"""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from megatron_ring import config as configuration
+from megatron_ring.config import ConfigError
+from megatron_ring.config.evaluation import EvaluationConfig, GradingConfig, TaskConfig
+from megatron_ring.curation.console import Watch, cut, one_folder, run_command, take_options
+from megatron_ring.curation.shards import read_lines
+from megatron_ring.evaluation import run as evaluation
+from megatron_ring.evaluation.door import EndpointDoor
+from megatron_ring.evaluation.means import Means
+from megatron_ring.evaluation.tasks import TASKS, items_of, make
+
+TOOL = "evaluate.py"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status; errors of the user are printed, not raised."""
+    console = Console()
+    commands = {"run": run, "grade": grade, "show": show, "tasks": tasks, "schema": schema}
+    return run_command(console, commands, arguments, lambda: about(console))
+
+
+def about(console: Console) -> None:
+    """The help."""
+    console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+
+
+def run(console: Console, arguments: list[str]) -> int:
+    """Ask and grade, or with --dry-run show what would be asked."""
+    given = [argument for argument in arguments if argument != "--dry-run"]
+    files = [argument for argument in given if "=" not in argument]
+    config = configuration.load(EvaluationConfig, files, [a for a in given if "=" in a])
+    if len(given) < len(arguments):
+        show_plan(console, config)
+        return 0
+    door = EndpointDoor(config.generator)
+    try:
+        results = evaluation.run(config, door, ConsoleTeller(console))
+    finally:
+        door.close()
+    print_results(console, results)
+    console.print(f"{door.num_sent:,} requests were sent by this run", highlight=False)
+    console.print(f"wrote {config.output}; look at answers with", highlight=False, markup=False)
+    console.print(f"    python tools/{TOOL} show {config.output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def show_plan(console: Console, config: EvaluationConfig) -> None:
+    """Resolved keys, how much would be asked, the first prompts."""
+    console.print_json(config.model_dump_json(exclude_none=True))
+    with Means(config.grading) as means:
+        for name, options in config.tasks.items():
+            task = make(name, options, means)
+            asks = evaluation.asks_of(config, task, items_of(task, options))
+            items = len({item for item, _ in asks})
+            told = f"{task.title}: {items:,} items, {len(asks):,} answers; the first item:"
+            console.rule(escape(told), align="left")
+            for turn in asks[0][1].messages:
+                line = Text.assemble((f"{turn['role']}: ", "cyan"), str(turn["content"]))
+                console.print(line, soft_wrap=True)
+
+
+def grade(console: Console, arguments: list[str]) -> int:
+    """Grade again what was sampled."""
+    print_results(console, evaluation.grade(one_folder(arguments, TOOL), ConsoleTeller(console)))
+    return 0
+
+
+def show(console: Console, arguments: list[str]) -> int:
+    """Print answers with their grades."""
+    wanted, left = take_options(arguments, {"--task": "", "--verdict": "", "-n": "5"})
+    folder = one_folder(left, TOOL)
+    there = sorted(path.stem for path in folder.glob("grades/*.jsonl"))
+    if wanted["--task"] not in ("", *there):
+        known = ", ".join(there) or "none"
+        raise ConfigError(f"no grades of the task {wanted['--task']!r}; there are: {known}")
+    shown = total = 0
+    verdicts = set()
+    for name in there if not wanted["--task"] else [wanted["--task"]]:
+        lines = (read_lines(folder / kind / f"{name}.jsonl") for kind in ("samples", "grades"))
+        for sample, line in zip(*lines, strict=True):
+            verdicts.add(line["verdict"])
+            if wanted["--verdict"] not in ("", line["verdict"]):
+                continue
+            total += 1
+            if shown < int(wanted["-n"]):
+                shown += 1
+                print_answer(console, sample, line)
+    if wanted["--verdict"] not in ("", *verdicts):
+        known = ", ".join(sorted(verdicts)) or "none"
+        raise ConfigError(f"no answer with verdict {wanted['--verdict']!r}; there are: {known}")
+    console.rule(f"{shown:,} of {total:,} answers", align="left")
+    return 0
+
+
+def print_answer(console: Console, sample: dict[str, Any], line: dict[str, Any]) -> None:
+    """One answer and what became of it."""
+    told = f"{line['task']} {line['id']} sample {line['sample']}: {line['verdict']}"
+    console.rule(escape(told), align="left")
+    turns = [*sample["messages"], {"role": "assistant", "content": sample["text"]}]
+    for turn in turns:
+        text = cut(str(turn["content"]), 2000)
+        console.print(Text.assemble((f"{turn['role']}: ", "cyan"), text), soft_wrap=True)
+    told = f"taken for the answer: {line['extracted']}; {line['detail']}"
+    console.print(Text(told, style="yellow"), soft_wrap=True)
+
+
+def tasks(console: Console, arguments: list[str]) -> int:
+    """Print all benchmarks."""
+    table = Table("name", "title", "samples", "version")
+    with Means(GradingConfig()) as means:
+        for name in TASKS:
+            task = make(name, TaskConfig(), means)
+            table.add_row(name, task.title, str(task.samples), task.version)
+    console.print(table)
+    return 0
+
+
+def schema(console: Console, arguments: list[str]) -> int:
+    """Print the JSON schema of recipes, for editors."""
+    sys.stdout.write(configuration.json_schema(EvaluationConfig))
+    return 0
+
+
+def print_results(console: Console, results: dict[str, Any]) -> None:
+    """Scores in per cent with their intervals, and verdicts."""
+    table = Table("benchmark", "items", "answers each", "score", "95 %", "verdicts")
+    for one in results["tasks"].values():
+        score = one["score"]
+        table.add_row(
+            escape(one["title"]),
+            f"{one['items']:,}",
+            f"{one['samples']:,}",
+            f"{100 * score['value']:.1f}",
+            f"{100 * score['low']:.1f} to {100 * score['high']:.1f}",
+            ", ".join(f"{number:,} {verdict}" for verdict, number in one["verdicts"].items()),
+        )
+    console.print(table)
+    for one in results["tasks"].values():
+        if one["pass_at"]:
+            told = ", ".join(
+                f"pass@{k} {100 * found['value']:.1f}" for k, found in one["pass_at"].items()
+            )
+            console.print(f"{one['title']}: {told}", highlight=False, markup=False)
+
+
+class ConsoleTeller(evaluation.Teller):
+    """What a run says on a console."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.watch: Watch | None = None
+        self.done = 0
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, name: str, total: int) -> None:
+        """Count answers."""
+        self.done = 0
+        self.watch = Watch(
+            self.console, name, total, lambda: self.done, lambda _, took: f"{took:,.0f} s"
+        )
+
+    def step(self) -> None:
+        """Count; two threads at once may lose one, which only the bar sees."""
+        self.done += 1
+
+    def end(self) -> None:
+        """Draw for the last time."""
+        if self.watch is not None:
+            self.watch.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
