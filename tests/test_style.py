@@ -51,6 +51,7 @@ LAYER_2 = {
     "journal": {"trackers"},
     "following": set(),
     "reference": {"model", "step"},
+    "sampling": {"model", "step"},
 }
 MAY_IMPORT = (
     {part: {"config", "think"} for part in LEAVES}

@@ -1,45 +1,39 @@
-"""Let a model answer prompts: a plain sampler to look at a run, in one process.
+"""Let a model answer prompts, on any layout.
 
 \b
     python tools/sample.py runs/quickstart/dpo/checkpoints/step-00000040 --prompt "What is 3 + 4?"
     python tools/sample.py Ling-lite --prompt "Hello" --prompt "Why?" --temperature 0.6
     python tools/sample.py Ling-lite --input chats.jsonl --limit 50 --output answers.jsonl
+    torchrun --nproc-per-node 8 tools/sample.py Ling-lite parallel.ep=8 --input chats.jsonl \\
+        --samples 4 --temperature 0.6 --top-p 0.95 --output answers.jsonl
 
 MODEL is a Megatron checkpoint (the folder of one step) or a Hugging Face folder. --input has chat
-samples: the turns before the last assistant turn of each are a prompt. All prompts are answered
-together, each new token of all in one forward pass; keys and values are kept.
+samples: the turns before the last assistant turn of each are a prompt. Prompts are answered
+together, each new token of all in one forward pass; keys and values are kept. The seed decides
+what is drawn, also on another layout, as far as its logits round alike.
 """
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 import typer
 from rich.console import Console
-from rich.progress import track
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from rich.progress import Progress
 
-from megatron_ring import step
+from megatron_ring import parallel
 from megatron_ring.config import ConfigError
-from megatron_ring.data.rows import make_row
-from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_ring.kernels.attention import Attend, Segments
+from megatron_ring.data.tokenizer import load_tokenizer
 from megatron_ring.model import frozen
-from megatron_ring.model.attention import PackedSelfAttention
-from megatron_ring.model.ling import LingModel
-
-Turns = list[dict[str, str]]  # of one conversation, each with role and content
-MEMORY_BLOCK = 64  # tokens that the memory of keys and values grows by
+from megatron_ring.sampling.draw import How
+from megatron_ring.sampling.sampler import Answer, Sampler, Turns, encode
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 @app.command(help=__doc__)
@@ -54,32 +48,67 @@ def main(
     tokenizer: Annotated[str | None, typer.Option(help="default: the model's own")] = None,
     output: Annotated[Path | None, typer.Option(help="also write JSONL here")] = None,
     samples: Annotated[int, typer.Option(help="answers to each prompt", min=1)] = 1,
+    top_p: Annotated[
+        float, typer.Option(help="draw from the likeliest tokens that have this probability")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="end an answer before this text; repeatable")
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="answers in work at a time on a data rank", min=1)
+    ] = 64,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value …")] = None,
 ) -> None:
     try:
         if output is not None and not output.parent.is_dir():
             raise ConfigError(f"--output {output}: there is no folder {output.parent}")
         prompts = [[{"role": "user", "content": text}] for text in prompt or []]
         prompts += list(islice(read_prompts(input), limit)) if input is not None else []
-        prompts = [turns for turns in prompts for _ in range(samples)]
         if not prompts:
             raise ConfigError("there is nothing to answer: give --prompt TEXT or --input FILE")
-        config = frozen.configure(model, [])
+        how = How(max_tokens, temperature, top_p, seed, tuple(stop or ()))
+        config = frozen.configure(model, overrides or [])
         words = load_tokenizer(tokenizer or str(frozen.tokenizer_folder(model)))
-        with frozen.opened(model, config) as [stage]:
-            answers = answer(stage, words, prompts, max_tokens, temperature, seed)
+        tokens = encode(words, prompts, config.model.longest)
+        with frozen.opened(model, config) as stages:
+            answers = answered(Sampler(stages, words, how, max_batch), tokens, samples)
     except (ConfigError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    questions = [turns[-1]["content"] for turns in prompts]
-    for question, text in zip(questions[: samples * len(prompt or [])], answers, strict=False):
-        console.print(f"[bold cyan]{question}[/]", markup=True)
-        console.print(text, markup=False)
-        console.print()
-    if output is not None:
-        lines = [
-            json.dumps({"prompt": q, "answer": a}) for q, a in zip(questions, answers, strict=True)
-        ]
-        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        console.print(f"{output}: {len(lines)} answers", markup=False)
+    if parallel.is_first_rank():
+        questions = [turns[-1]["content"] for turns in prompts]
+        show(questions, answers, len(prompt or []))
+        if output is not None:
+            write(output, questions, answers)
+
+
+def answered(sampler: Sampler, prompts: list[list[int]], samples: int) -> list[Answer]:
+    """All answers, on every rank; the first shows how far its own are."""
+    with Progress(transient=True, console=console, disable=dist.get_rank() > 0) as bar:
+        task = bar.add_task("answering", total=len(prompts[:: parallel.data_size()]) * samples)
+        own = []
+        for step in sampler.steps(prompts, samples):
+            own += [sampler.answer(document) for document in step if document.ended]
+            bar.update(task, completed=len(own))
+    return sampler.gathered(own)
+
+
+def show(questions: list[str], answers: list[Answer], typed: int) -> None:
+    """Print the answers to the first `typed` questions."""
+    for answer in answers:
+        if answer.prompt < typed:
+            console.print(f"[bold cyan]{questions[answer.prompt]}[/]", markup=True)
+            console.print(answer.text, markup=False)
+            console.print()
+
+
+def write(output: Path, questions: list[str], answers: list[Answer]) -> None:
+    """A line an answer; `ended` says why it is not longer: end, stop or length."""
+    lines = [
+        json.dumps({"prompt": questions[a.prompt], "answer": a.text, "ended": a.ended})
+        for a in answers
+    ]
+    output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    console.print(f"{output}: {len(lines)} answers", markup=False)
 
 
 def read_prompts(file: Path) -> Iterator[Turns]:
@@ -102,139 +131,6 @@ def read_prompts(file: Path) -> Iterator[Turns]:
             yield turns
 
 
-def answer(
-    stage: LingModel,
-    tokenizer: Tokenizer,
-    prompts: list[Turns],
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[str]:
-    """One answer a prompt (the turns before it), without the end token.
-
-    Cut at `max_tokens` or at the model's length.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    texts = [tokenizer.render(prompt, add_generation_prompt=True) for prompt in prompts]
-    tokens = [tokenizer.encode(text) for text in texts]
-    longest = stage.arch.longest
-    for prompt, of_prompt in zip(prompts, tokens, strict=True):
-        if len(of_prompt) >= longest:
-            raise ConfigError(
-                f"the prompt {prompt[-1]['content'][:40]!r} takes {len(of_prompt)} tokens, the "
-                f"model's {longest} positions leave no room for an answer"
-            )
-    starts, going = [len(t) for t in tokens], list(range(len(prompts)))
-    with remembering(stage) as memories:
-        logits_NV = first_logits(stage, tokens)
-        for count in track(range(max_tokens), "answering", transient=True):
-            # A model may have more rows than its tokenizer has tokens: those stand for no text.
-            chosen = draw(logits_NV[:, : tokenizer.size], temperature, generator)
-            for i, token in zip(going, chosen, strict=True):
-                tokens[i] += [token] * (token != tokenizer.eos_id)
-            goes_on = [
-                token != tokenizer.eos_id and len(tokens[i]) < longest
-                for i, token in zip(going, chosen, strict=True)
-            ]
-            going = [i for i, on in zip(going, goes_on, strict=True) if on]
-            if not going or count == max_tokens - 1:
-                break
-            for memory in memories:
-                memory.keep(goes_on)
-            logits_NV = next_logits(stage, [tokens[i] for i in going])
-    return [tokenizer.decode(t[start:]) for t, start in zip(tokens, starts, strict=True)]
-
-
-def draw(logits_NV: Tensor, temperature: float, generator: torch.Generator) -> list[int]:
-    if temperature == 0:
-        return logits_NV.argmax(-1).tolist()
-    probabilities = (logits_NV.float().cpu() / temperature).softmax(-1)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
-
-
-class Memory:
-    """Attention that keeps the keys and values of N documents, so that a token costs one token.
-
-    The first call has whole documents, later ones the next token of each.
-    """
-
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
-        self.keys_NGLR = self.values_NGLR = torch.empty(0)  # zeros behind a document's end
-        self.lengths_N = torch.empty(0)
-
-    def __call__(self, q_SHR: Tensor, k_SGR: Tensor, v_SGR: Tensor, segments: Segments) -> Tensor:
-        if not len(self.lengths_N):
-            self.lengths_N = torch.tensor(segments.q_lengths, device=k_SGR.device)
-            self.keys_NGLR, self.values_NGLR = (
-                pad_sequence(x.split(segments.q_lengths), batch_first=True).transpose(1, 2)
-                for x in (k_SGR, v_SGR)
-            )
-            return self.attend(q_SHR, k_SGR, v_SGR, segments)
-        N, L = len(self.lengths_N), self.keys_NGLR.shape[2]
-        if int(self.lengths_N.max()) == L:
-            self.keys_NGLR, self.values_NGLR = (
-                F.pad(x, (0, 0, 0, MEMORY_BLOCK)) for x in (self.keys_NGLR, self.values_NGLR)
-            )
-        each = torch.arange(N, device=k_SGR.device)
-        self.keys_NGLR[each, :, self.lengths_N] = k_SGR
-        self.values_NGLR[each, :, self.lengths_N] = v_SGR
-        self.lengths_N = self.lengths_N + 1
-        known_NL = (
-            torch.arange(self.keys_NGLR.shape[2], device=k_SGR.device) < self.lengths_N[:, None]
-        )
-        # The query heads that share a key/value head stand where a row's tokens would.
-        q_NGQR = q_SHR.view(N, k_SGR.shape[1], -1, q_SHR.shape[2])
-        out_NGQR = F.scaled_dot_product_attention(
-            q_NGQR, self.keys_NGLR, self.values_NGLR, attn_mask=known_NL[:, None, None]
-        )
-        return out_NGQR.reshape(q_SHR.shape)
-
-    def keep(self, which: list[bool]) -> None:
-        """Forget the documents that are not to go on."""
-        kept = torch.tensor(which, device=self.lengths_N.device)
-        self.keys_NGLR, self.values_NGLR = self.keys_NGLR[kept], self.values_NGLR[kept]
-        self.lengths_N = self.lengths_N[kept]
-
-
-@contextmanager
-def remembering(stage: LingModel) -> Iterator[list[Memory]]:
-    """The attentions of all layers with a memory each, inside."""
-    layers = [m for m in stage.modules() if isinstance(m, PackedSelfAttention)]
-    memories = [Memory(layer.attend) for layer in layers]
-    for layer, memory in zip(layers, memories, strict=True):
-        layer.attend = memory
-    try:
-        yield memories
-    finally:
-        for layer, memory in zip(layers, memories, strict=True):
-            layer.attend = memory.attend
-
-
-@torch.no_grad()
-def first_logits(stage: LingModel, documents: list[list[int]]) -> Tensor:
-    """Logits of the token after each document, [N, V]."""
-    rows = [(np.asarray(d, np.int32), np.zeros(len(d), bool)) for d in documents]
-    lengths = [len(d) for d in documents]
-    batch = step.to_device(make_row(rows, sum(lengths), 0), stage.output_layer.weight.device)
-    last_S = torch.zeros(sum(lengths), dtype=torch.bool)
-    last_S[np.cumsum(lengths) - 1] = True
-    del batch["labels_S"]
-    return stage(**(batch | {"mask_S": last_S.to(batch["mask_S"].device)}))
-
-
-@torch.no_grad()
-def next_logits(stage: LingModel, documents: list[list[int]]) -> Tensor:
-    """The same, where all but the last token of each document is remembered."""
-    N, device = len(documents), stage.output_layer.weight.device
-    return stage(
-        tokens_S=torch.tensor([d[-1] for d in documents], device=device),
-        positions_S=torch.tensor([len(d) - 1 for d in documents], device=device),
-        padding_S=torch.zeros(N, dtype=torch.bool, device=device),
-        cu_seqlens=torch.arange(N + 1, dtype=torch.int32, device=device),
-        lengths=[1] * N,
-    )
-
-
 if __name__ == "__main__":
+    torch.set_num_threads(max(1, torch.get_num_threads() // parallel.world_size()))
     app()

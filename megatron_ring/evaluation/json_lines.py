@@ -30,3 +30,10 @@ def read_lines(path: Path, needs: tuple[str, ...], benchmark: str) -> list[dict[
                 raise ConfigError(f"{path} line {number}: no {', '.join(missing)}; {benchmark}")
             rows.append(row)
     return rows
+
+
+def given(path: Path | None, name: str, benchmark: str) -> Path:
+    """The path; ConfigError when a recipe leaves it out, and what `benchmark` wants there."""
+    if path is None:
+        raise ConfigError(f"tasks.{name}.file is not set; {benchmark}")
+    return path

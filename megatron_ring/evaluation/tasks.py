@@ -10,8 +10,10 @@ from typing import Any
 from megatron_ring.config.base import ConfigError
 from megatron_ring.config.evaluation import EvaluationConfig, TaskConfig
 from megatron_ring.curation.collect.answers import behind_hashes
+from megatron_ring.evaluation.bfcl import BFCL
 from megatron_ring.evaluation.coding import LiveCodeBench
 from megatron_ring.evaluation.data import Hub, Row, Source
+from megatron_ring.evaluation.ifeval import IFEval
 from megatron_ring.evaluation.maths import LETTERS, Question, ShortAnswers
 from megatron_ring.evaluation.means import Means
 from megatron_ring.evaluation.task import Item, Task
@@ -168,6 +170,8 @@ def _livecodebench(options: TaskConfig, means: Means) -> Task:
 TASKS: dict[str, Callable[[TaskConfig, Means], Task]] = {
     **{name: _short(name) for name in SHORT},
     "livecodebench": _livecodebench,
+    "ifeval": lambda options, means: IFEval(options.file),
+    "bfcl": lambda options, means: BFCL(options.file),
 }
 
 

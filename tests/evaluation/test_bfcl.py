@@ -370,3 +370,8 @@ def test_golden_files_hold_all_categories_in_order() -> None:
     seen = list(dict.fromkeys(item.facts["category"] for item in ITEMS))
     assert seen == list(CATEGORIES)
     assert len({item.id for item in ITEMS}) == len(ITEMS)
+
+
+def test_data_that_a_recipe_leaves_out_are_named() -> None:
+    with pytest.raises(ConfigError, match="^tasks.bfcl.file is not set; bfcl wants "):
+        BFCL(None).items()

@@ -238,3 +238,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     assert "b.jsonl: no such file; ifeval wants the prompts of IFEval, input_data" in str(
         error.value
     )
+
+
+def test_data_that_a_recipe_leaves_out_are_named() -> None:
+    with pytest.raises(ConfigError, match="^tasks.ifeval.file is not set; ifeval wants "):
+        IFEval(None).items()

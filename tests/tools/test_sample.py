@@ -1,6 +1,7 @@
 """sample.py against the plain reference, one token after the other."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,29 +10,12 @@ from megatron_ring import config
 from megatron_ring.convert import reference
 from megatron_ring.convert.sources import HFFolder
 from megatron_ring.data.tokenizer import load_tokenizer
-from megatron_ring.model import frozen
+from tests import ranks
 from tests.model.layouts import GOLDEN
 from tools import sample
 
 TINY = GOLDEN / "ling_lite_tiny"
 PROMPTS = ["What is 3 + 4?", "What is 10 + 21? Why?"]
-
-
-class Plain:
-    """A tokenizer whose texts are the ids, also those that the real one does not have."""
-
-    def __init__(self, folder, eos_id=None):
-        self.real = load_tokenizer(folder)
-        self.eos_id, self.size = eos_id, 384  # as many as the model has
-
-    def render(self, *args, **kwargs):
-        return self.real.render(*args, **kwargs)
-
-    def encode(self, text):
-        return self.real.encode(text)
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
 
 
 def test_as_called(packed, tmp_path, capsys):
@@ -45,7 +29,7 @@ def test_as_called(packed, tmp_path, capsys):
     for line in lines:
         assert line["prompt"] in said
         ids = by_reference(prompt_ids(words, line["prompt"]), 5, words.size)
-        assert line["answer"] == words.decode(ids)
+        assert (line["answer"], line["ended"]) == (words.decode(ids), "length")
     with pytest.raises(SystemExit) as end:
         sample.main(str(tmp_path), PROMPTS)
     assert end.value.code == (
@@ -96,17 +80,6 @@ def test_prompts_from_chat_samples(packed, tmp_path):
         assert line["answer"] == words.decode(by_reference(words.encode(text), 4, words.size))
 
 
-@pytest.fixture(scope="module")
-def stage():
-    with frozen.opened(TINY, frozen.configure(TINY, [])) as [stage]:
-        yield stage
-
-
-@pytest.fixture
-def words(packed):
-    return Plain(packed / "tokenizer")
-
-
 def prompt_ids(words, prompt):
     text = words.render([{"role": "user", "content": prompt}], add_generation_prompt=True)
     assert text.endswith("<role>ASSISTANT</role>")
@@ -123,75 +96,6 @@ def by_reference(ids, count, size=384):
     return ids[start:]
 
 
-def turns(prompts):
-    return [[{"role": "user", "content": prompt}] for prompt in prompts]
-
-
-def answer(stage, words, prompts, max_tokens=8, temperature=0.0, seed=0):
-    texts = sample.answer(stage, words, turns(prompts), max_tokens, temperature, seed)
-    return [[int(i) for i in text.split()] for text in texts]
-
-
-def test_greedy_is_the_references_likeliest(stage, words):
-    """Both prompts in one row; each answer is the one it has alone."""
-    expected = [by_reference(prompt_ids(words, prompt), 8) for prompt in PROMPTS]
-    assert answer(stage, words, PROMPTS) == expected
-    assert [answer(stage, words, [prompt])[0] for prompt in PROMPTS] == expected
-
-
-def test_it_stops_at_the_end_token_and_leaves_it_out(stage, words):
-    """The end token is what one answer holds and the other does not: the other goes on."""
-    first, second = answer(stage, words, PROMPTS)
-    at = next(i for i, token in enumerate(first) if token not in second)
-    words.eos_id = first[at]
-    assert answer(stage, words, PROMPTS) == [first[: first.index(first[at])], second]
-
-
-def test_it_stops_at_the_models_length(stage, words, monkeypatch):
-    ids = prompt_ids(words, PROMPTS[0])
-    short = stage.arch.model_copy(update={"max_position_embeddings": len(ids) + 3})
-    monkeypatch.setattr(stage, "arch", short)
-    assert answer(stage, words, PROMPTS[:1]) == [by_reference(ids, 3)]
-
-
-def test_a_prompt_that_leaves_no_room_is_refused(stage, words):
-    prompt = "What is it? " * 100
-    with pytest.raises(
-        config.ConfigError, match="takes .* tokens, the model's 512 positions leave no room"
-    ):
-        sample.answer(stage, words, turns([prompt]), 5, 0.0, 0)
-
-
-def test_the_seed_decides_what_is_drawn(stage, words):
-    drawn = answer(stage, words, PROMPTS, temperature=1.0, seed=3)
-    assert answer(stage, words, PROMPTS, temperature=1.0, seed=3) == drawn
-    assert answer(stage, words, PROMPTS, temperature=1.0, seed=4) != drawn
-    cold = answer(stage, words, PROMPTS, temperature=1e-4, seed=4)
-    assert cold == answer(stage, words, PROMPTS)
-
-
-def test_draws_follow_the_probabilities(stage, words):
-    """4000 first tokens at temperature 0.5 against softmax(2 · logits) of the reference."""
-    model, read = config.read_hf_config(TINY), HFFolder(TINY).read
-    ids = torch.tensor(prompt_ids(words, PROMPTS[0]))
-    hidden = reference.hidden_states(read, model, ids).hidden_SD
-    p = (reference.logits(read, model, hidden[-1:])[0] / 0.5).softmax(-1)
-    copies = [PROMPTS[0]] * 40
-    drawn = [
-        token
-        for seed in range(5)
-        for [token] in answer(stage, words, copies, max_tokens=1, temperature=0.5, seed=seed)
-    ]
-    # The mean log-probability of what is drawn estimates -entropy; five standard errors.
-    logp = p.log()[torch.tensor(drawn)]
-    entropy, spread = (
-        -(p * p.log()).sum(),
-        ((p * p.log().square()).sum() - (p * p.log()).sum() ** 2),
-    )
-    assert abs(logp.mean() + entropy) < 5 * (spread / len(drawn)) ** 0.5
-    assert len(set(drawn)) > 50
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -206,6 +110,41 @@ def test_what_is_no_chat_sample_is_named(tmp_path, line, message):
     file.write_text(f"{good}\n{line}\n")
     with pytest.raises(ValueError, match=message):
         list(sample.read_prompts(file))
+
+
+def test_on_two_ranks_the_same_is_drawn(packed, tmp_path):
+    """Experts on two processes; the first one writes."""
+
+    def options(output, overrides):
+        words = str(packed / "tokenizer")
+        return (*(6, 1.0, 0, words, output, 2, 0.9, ["h"], 3), ["run.dtype=fp32", *overrides])
+
+    outputs = [tmp_path / f"{name}.jsonl" for name in ("alone", "two")]
+    start = (str(TINY), PROMPTS, None, None)
+    sample.main(*start, *options(outputs[0], []))
+    two = options(outputs[1], ["parallel.ep=2"])
+    ranks.run(2, sample.main, *start, *two, folder=tmp_path / "ranks")
+    assert outputs[1].read_text() == outputs[0].read_text()
+    lines = [json.loads(line) for line in outputs[0].read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
+    assert not any("h" in line["answer"] for line in lines)
+    assert {line["ended"] for line in lines} == {"stop", "length"}
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(packed):
+    with pytest.raises(SystemExit) as end:
+        sample.main(str(TINY), ["What is it? " * 100], tokenizer=str(packed / "tokenizer"))
+    assert re.fullmatch(
+        r"error: the prompt 'What is it\? .{28}' takes \d+ tokens, the model's 512 positions leave "
+        "no room for an answer",
+        end.value.code,
+    )
+
+
+def test_options_that_cannot_be(packed):
+    with pytest.raises(SystemExit) as end:
+        sample.main(str(TINY), PROMPTS, top_p=0.0, tokenizer=str(packed / "tokenizer"))
+    assert end.value.code == "error: top_p=0.0 must be above 0 and at most 1"
 
 
 def test_nothing_to_answer(tmp_path):

@@ -9,7 +9,7 @@ from megatron_ring.config.base import ConfigError
 from megatron_ring.evaluation.bfcl.calls import Calls, read_calls
 from megatron_ring.evaluation.bfcl.compare import matching_fault, same_name
 from megatron_ring.evaluation.bfcl.prompts import tools_of, with_text
-from megatron_ring.evaluation.json_lines import read_lines
+from megatron_ring.evaluation.json_lines import given, read_lines
 from megatron_ring.evaluation.task import Grade, Item
 from megatron_ring.think import split
 
@@ -46,7 +46,7 @@ class BFCL:
     samples = 1
 
     def __init__(
-        self, folder: Path, as_tools: bool = True, categories: Sequence[str] = CATEGORIES
+        self, folder: Path | None, as_tools: bool = True, categories: Sequence[str] = CATEGORIES
     ) -> None:
         unknown = [name for name in categories if name not in CATEGORIES]
         if unknown:
@@ -110,8 +110,9 @@ class BFCL:
         )
 
     def _path(self, name: str) -> Path:
-        packed = self.folder / f"{name}.jsonl.gz"
-        return packed if packed.exists() else self.folder / f"{name}.jsonl"
+        folder = given(self.folder, self.name, NEEDED)
+        packed = folder / f"{name}.jsonl.gz"
+        return packed if packed.exists() else folder / f"{name}.jsonl"
 
 
 def accuracies(items: Sequence[Item], grades: Sequence[Grade]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.evaluation.ifeval.rules import RULES, follows, follows_loosely
-from megatron_ring.evaluation.json_lines import read_lines
+from megatron_ring.evaluation.json_lines import given, read_lines
 from megatron_ring.evaluation.task import Grade, Item
 from megatron_ring.think import split
 
@@ -26,13 +26,13 @@ class IFEval:
     samples = 1
     version = "1"  # of the rules; numbers of another version are not comparable
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def items(self) -> list[Item]:
         """One per prompt, in the file's order. ConfigError as read_lines, or unknown rules."""
         needs = ("key", "prompt", "instruction_id_list", "kwargs")
-        rows = read_lines(self.path, needs, NEEDED)
+        rows = read_lines(given(self.path, self.name, NEEDED), needs, NEEDED)
         return [self._item(row) for row in rows]
 
     def grade(self, item: Item, text: str) -> Grade:
@@ -60,8 +60,8 @@ class IFEval:
             raise ConfigError(
                 f"{where}: {len(names)} instructions, {len(row['kwargs'])} kwargs; {NEEDED}"
             )
-        for name, given in zip(names, row["kwargs"], strict=True):
-            of = {key: value for key, value in (given or {}).items() if value is not None}
+        for name, values in zip(names, row["kwargs"], strict=True):
+            of = {key: value for key, value in (values or {}).items() if value is not None}
             if name not in RULES:
                 raise ConfigError(
                     f"{where}: no rule for instruction {name}; known: {sorted(RULES)}"
