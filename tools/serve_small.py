@@ -16,7 +16,6 @@ import math
 import os
 import random
 import signal
-import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -385,12 +384,13 @@ def main(
     engine = Engine(Llama(weights, rows, context, torch.bfloat16), texts, queue)
     server = ChatServer(port, engine, read_key(key_file) if key_file else "")
     engine.on_failure = server.shutdown
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Not sys.exit: the other thread may be within torch, which would abort.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     engine.start()
     if ready_file:
         server.announce(ready_file)
     if command:
-        sys.exit(server.serve_beside(command))
+        os._exit(server.serve_beside(command))
     print(f"{MODEL} answers at {server.url}", flush=True)
     server.serve_forever()
     raise SystemExit(f"decoding failed: {engine.failed!r}")
