@@ -1,6 +1,6 @@
 """Times decontamination beside the any-8-gram rule in plain Python sets, one core, one run.
 
-    python tools/bench_decontaminate.py ../shared/data
+    python tools/bench_decontaminate.py DATA
 
 The folder holds gsm8k/{train,test}.jsonl, math500/math500.jsonl and math_hendrycks_test5000. Both
 read the same texts from memory and name the texts they flag. "rule": lower case, words by a regular

@@ -1,6 +1,6 @@
 """Measures decontamination on real data: exact copies, false flags, rewordings; prints Markdown.
 
-    python tools/measure_decontamination.py ../shared/data
+    python tools/measure_decontamination.py DATA
 
 The folder holds the sets in FILES. Rewordings are made by rule from the items themselves (see
 `reword`), so their recall says how much change the stage stands, not how people or models reword.
