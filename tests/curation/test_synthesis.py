@@ -188,7 +188,7 @@ def test_more_problems_are_asked_for_behind_finished_rounds(done, tmp_path):
     folder, before, _ = done
     for name in ("replies", "out"):
         shutil.copytree(folder / name, tmp_path / name)
-    recorded = tmp_path / "out/work/recipe.json"  # the sources' paths are another's
+    recorded = tmp_path / "out" / "work" / "recipe.json"  # the sources' paths are another's
     recorded.write_text(recorded.read_text().replace(str(folder), str(tmp_path)))
     teller = Listening()
     with scripted.serve(tmp_path, script=SCRIPT) as server:
@@ -238,7 +238,7 @@ def test_two_runs_do_not_share_a_folder(done):
         "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
         "print('held', flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", code, str(folder / "out/work/lock")]
+    command = [sys.executable, "-c", code, str(folder / "out" / "work" / "lock")]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
