@@ -1,7 +1,6 @@
 """What graders need besides texts: workers of math-verify, and the limits of the sandbox."""
 
 from functools import cached_property
-from types import TracebackType
 
 from megatron_ring.config.evaluation import GradingConfig
 from megatron_ring.curation import sandbox
@@ -37,10 +36,5 @@ class Means:
     def __enter__(self) -> "Means":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

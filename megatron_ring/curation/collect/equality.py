@@ -15,7 +15,6 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.curation.collect import answers
@@ -198,10 +197,5 @@ class MathVerifyPool:
     def __enter__(self) -> "MathVerifyPool":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
