@@ -53,6 +53,7 @@ from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import run as curation
 from megatron_ring.curation.console import (
     Watch,
+    load_recipe,
     one_folder,
     print_record,
     run_command,
@@ -70,22 +71,19 @@ def main(arguments: list[str]) -> int:
     """Exit status; errors of the user are printed, not raised."""
     console = Console()
     commands = {"run": run, "status": status, "show": show, "stages": stages, "schema": schema}
-    return run_command(console, commands, arguments, lambda: about(console))
+    return run_command(console, commands, arguments, __doc__, lambda: about_keys(console))
 
 
-def about(console: Console) -> None:
-    """The help."""
-    console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+def about_keys(console: Console) -> None:
+    """What the help ends with."""
     console.print("Keys of a recipe (those of stages: curate.py stages):")
     print_keys(console, CurateConfig, "")
 
 
 def run(console: Console, arguments: list[str]) -> int:
     """Do a recipe, or with --dry-run show what it would do."""
-    given = [argument for argument in arguments if argument != "--dry-run"]
-    files = [argument for argument in given if "=" not in argument]
-    config = configuration.load(CurateConfig, files, [a for a in given if "=" in a])
-    if len(given) < len(arguments):
+    config, is_dry = load_recipe(CurateConfig, arguments)
+    if is_dry:
         show_plan(console, config)
         return 0
     result = curation.run(config, ConsoleTeller(console))

@@ -38,7 +38,14 @@ from rich.text import Text
 from megatron_ring import config as configuration
 from megatron_ring.config import ConfigError
 from megatron_ring.config.evaluation import EvaluationConfig, GradingConfig, TaskConfig
-from megatron_ring.curation.console import Watch, cut, one_folder, run_command, take_options
+from megatron_ring.curation.console import (
+    Watch,
+    cut,
+    load_recipe,
+    one_folder,
+    run_command,
+    take_options,
+)
 from megatron_ring.curation.shards import read_lines
 from megatron_ring.evaluation import run as evaluation
 from megatron_ring.evaluation.door import EndpointDoor
@@ -52,20 +59,13 @@ def main(arguments: list[str]) -> int:
     """Exit status; errors of the user are printed, not raised."""
     console = Console()
     commands = {"run": run, "grade": grade, "show": show, "tasks": tasks, "schema": schema}
-    return run_command(console, commands, arguments, lambda: about(console))
-
-
-def about(console: Console) -> None:
-    """The help."""
-    console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+    return run_command(console, commands, arguments, __doc__)
 
 
 def run(console: Console, arguments: list[str]) -> int:
     """Ask and grade, or with --dry-run show what would be asked."""
-    given = [argument for argument in arguments if argument != "--dry-run"]
-    files = [argument for argument in given if "=" not in argument]
-    config = configuration.load(EvaluationConfig, files, [a for a in given if "=" in a])
-    if len(given) < len(arguments):
+    config, is_dry = load_recipe(EvaluationConfig, arguments)
+    if is_dry:
         show_plan(console, config)
         return 0
     door = EndpointDoor(config.generator)

@@ -43,6 +43,7 @@ from megatron_ring.config import ConfigError
 from megatron_ring.config.curation.synthesis import SynthesisConfig
 from megatron_ring.curation.console import (
     Watch,
+    load_recipe,
     one_folder,
     print_record,
     run_command,
@@ -61,20 +62,13 @@ def main(arguments: list[str]) -> int:
     """Exit status; errors of the user are printed, not raised."""
     console = Console()
     commands = {"run": run, "status": status, "show": show, "schema": schema}
-    return run_command(console, commands, arguments, lambda: about(console))
-
-
-def about(console: Console) -> None:
-    """The help."""
-    console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+    return run_command(console, commands, arguments, __doc__)
 
 
 def run(console: Console, arguments: list[str]) -> int:
     """Do a recipe, or with --dry-run show what it would do."""
-    given = [argument for argument in arguments if argument != "--dry-run"]
-    files = [argument for argument in given if "=" not in argument]
-    config = configuration.load(SynthesisConfig, files, [a for a in given if "=" in a])
-    if len(given) < len(arguments):
+    config, is_dry = load_recipe(SynthesisConfig, arguments)
+    if is_dry:
         show_plan(console, config)
         return 0
     report = rounds.run(config, ConsoleTeller(console))

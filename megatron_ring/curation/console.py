@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from megatron_ring.config import ConfigError
+from megatron_ring import config as configuration
+from megatron_ring.config import ConfigError, Part
 from megatron_ring.curation.sandbox import SandboxError
 
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+P = TypeVar("P", bound=Part)
 Command = Callable[[Console, list[str]], int]
 
 
@@ -23,9 +25,12 @@ def run_command(
     console: Console,
     commands: Mapping[str, Command],
     arguments: list[str],
-    about: Callable[[], None],
+    about: str,
+    more: Callable[[], None] = lambda: None,
 ) -> int:
-    """Exit status of the command that the first argument names; `about` prints the help.
+    """Exit status of the command that the first argument names.
+
+    Without one, or for --help, `about` is printed, and `more` may add to it.
 
     Errors of the user, and what stands in the way of a run, are printed and not raised. SIGTERM, as
     Slurm and containers send it, is an interrupt: what models were asked comes home first.
@@ -33,7 +38,8 @@ def run_command(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not arguments or {"-h", "--help"} & set(arguments):
-        about()
+        console.print(about, markup=False, highlight=False, soft_wrap=True)
+        more()
         return 0
     try:
         if arguments[0] not in commands:
@@ -45,6 +51,14 @@ def run_command(
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here", highlight=False)
         return 130
+
+
+def load_recipe(cls: type[P], arguments: list[str]) -> tuple[P, bool]:
+    """What FILE.yaml... [key=value ...] [--dry-run] say: the configuration, and is it a dry run?"""
+    given = [argument for argument in arguments if argument != "--dry-run"]
+    files = [argument for argument in given if "=" not in argument]
+    config = configuration.load(cls, files, [one for one in given if "=" in one])
+    return config, len(given) < len(arguments)
 
 
 def take_options(arguments: list[str], options: dict[str, str]) -> tuple[dict[str, str], list[str]]:

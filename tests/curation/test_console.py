@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from megatron_ring.config import ConfigError
+from megatron_ring.config.curation import CurateConfig
 from megatron_ring.curation import console as shared
 from megatron_ring.curation.sandbox import SandboxError
 
@@ -53,7 +54,7 @@ def test_what_stands_in_the_way_is_told_not_raised(
         raise error
 
     console = plain()
-    assert shared.run_command(console, {"go": fail}, ["go", "a", "b"], lambda: None) == status
+    assert shared.run_command(console, {"go": fail}, ["go", "a", "b"], "") == status
     assert said(console) == told
 
 
@@ -62,16 +63,20 @@ def test_a_bug_is_no_error_of_the_user() -> None:
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        shared.run_command(plain(), {"go": fail}, ["go"], lambda: None)
+        shared.run_command(plain(), {"go": fail}, ["go"], "")
 
 
 def test_help_and_unknown_commands() -> None:
     asked: list[str] = []
     for arguments in ([], ["--help"], ["go", "-h"]):
-        assert shared.run_command(plain(), {}, arguments, lambda: asked.append("help")) == 0
+        console = plain()
+        assert (
+            shared.run_command(console, {}, arguments, "[how]", lambda: asked.append("help")) == 0
+        )
+        assert said(console) == "[how]\n"
     assert asked == ["help"] * 3
     console = plain()
-    assert shared.run_command(console, {"go": lambda c, a: 0}, ["stop"], lambda: None) == 1
+    assert shared.run_command(console, {"go": lambda c, a: 0}, ["stop"], "") == 1
     assert said(console) == "error: unknown command 'stop'; known: go\n"
 
 
@@ -96,3 +101,10 @@ def test_a_terminal_gets_a_bar() -> None:
     watch = shared.Watch(console, "reading", 5, lambda: 5, lambda new, seconds: "as wanted")
     watch.end()
     assert "5/5" in said(console) and "as wanted" in said(console)
+
+
+def test_a_recipe_is_files_keys_and_perhaps_dry() -> None:
+    given = ["sources.a.path=x", "--dry-run", "output=out", "stages=[]"]
+    config, is_dry = shared.load_recipe(CurateConfig, given)
+    assert is_dry and (config.output, config.sources[0].path) == ("out", "x")
+    assert not shared.load_recipe(CurateConfig, [one for one in given if one[:2] != "--"])[1]
