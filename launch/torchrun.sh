@@ -26,11 +26,14 @@ if ((${NNODES:-1} > 1)); then
   place=(--nnodes="$NNODES" --node-rank="$NODE_RANK" --master-addr="$MASTER_ADDR" --master-port="${MASTER_PORT:-29500}")
 fi
 
-told=
-tell() { # SIGTERM to the ranks, which are torchrun's children; to itself while it has none
-  told=yes interrupted=yes
-  local ranks
-  ranks=$(cat "/proc/$launcher/task"/*/children 2>/dev/null) || true
+told='' ranks=''
+tell() { # SIGTERM to the ranks, which are torchrun's children; to itself if it has had none yet
+  told=yes
+  local children more
+  # Builtins only: a signal to the whole group would end a `cat`, and torchrun would be told for want of ranks.
+  for children in "/proc/$launcher/task"/*/children; do
+    more='' && { read -r more <"$children" || true; } 2>/dev/null && ranks=${more:-$ranks}
+  done
   # shellcheck disable=SC2086 # several numbers
   kill -TERM ${ranks:-"$launcher"} 2>/dev/null || true
 }
@@ -40,10 +43,13 @@ setsid "${PYTHON:-.venv/bin/python}" -m torch.distributed.run "${place[@]}" \
 launcher=$!
 trap tell TERM INT USR1 HUP
 
-interrupted=yes
-while [ -n "$interrupted" ]; do # a signal ends bash's wait early
-  interrupted='' status=0
+status=0
+while kill -0 "$launcher" 2>/dev/null; do # a signal ends bash's wait early
+  status=0
   wait "$launcher" || status=$?
 done
+again=0
+wait "$launcher" 2>/dev/null || again=$? # it ended between a signal and kill -0; 127: its status is known already
+if ((again != 127)); then status=$again; fi
 if ((status)) && [ -n "$told" ]; then exit 75; fi
 exit "$status"

@@ -213,3 +213,32 @@ def test_torchrun_is_told_before_it_has_started_a_rank(tmp_path):
     process.terminate()
     assert process.wait() == 75
     assert time.monotonic() < began + 10, "it was waited for"
+
+
+def test_signals_in_quick_succession_never_reach_torchrun_itself(tmp_path):
+    """The group is told twice, 0 to 8 ms apart: the ranks, each time, and nobody else."""
+    python, told, rank = tmp_path / "python", tmp_path / "told", tmp_path / "rank"
+    rank.write_text(f"#!/bin/bash\ntrap : TERM\ntouch {rank}.there\nwhile :; do sleep 0.05; done\n")
+    python.write_text(f"#!/bin/bash\ntrap 'touch {told}' TERM\n{rank} &\nwhile :; do wait; done\n")
+    for program in (rank, python):
+        program.chmod(0o755)
+    process = subprocess.Popen(
+        [ROOT / "launch/torchrun.sh"],
+        env=os.environ | {"PYTHON": python},
+        start_new_session=True,
+    )
+    began = time.monotonic()
+    while not Path(f"{rank}.there").exists():
+        assert time.monotonic() < began + 10
+        time.sleep(0.01)
+    (launcher,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    try:
+        for apart in range(80):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(apart / 10_000)
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.02)
+        assert process.poll() is None and not told.exists()
+    finally:
+        os.killpg(int(launcher), signal.SIGKILL)
+        assert process.wait(PATIENCE_SECONDS) == 75
