@@ -8,7 +8,7 @@ where a first step should need neither a GPU nor a network. Without a command it
 interrupted; with one it serves as long as the command runs, {endpoint} standing for its address,
 and ends with the command's status.
 
-It knows six kinds of problems, of which it reads nothing but the question; to others it says that
+It knows seven kinds of problems, of which it reads nothing but the question; to others it says that
 it cannot. Like a model it errs: a share of its answers is wrong, and a request with "damaged_tags":
 0.2 gets a fifth of its answers with damaged think tags. The same request gets the same answer.
 """
@@ -26,6 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
 import typer
+from reasoning_gym.arithmetic.leg_counting import ANIMALS  # how many legs each has
 
 from megatron_ring import think
 from megatron_ring.curation import corrupt_tags
@@ -123,6 +124,16 @@ def count_bits(question: str) -> Worked:
     return "\n".join(lines), str(count)
 
 
+def leg_counting(question: str) -> Worked:
+    """Animal by animal, with a running total."""
+    total, lines = 0, []
+    for number, animal in re.findall(r"(\d+) ([a-z ]+?)(?=,|\?)", question):
+        legs = ANIMALS[animal if animal in ANIMALS else animal.removesuffix("s")]
+        total += int(number) * legs
+        lines.append(f"{animal}: {number} * {legs} = {int(number) * legs}, total {total}")
+    return "\n".join(lines), str(total)
+
+
 SOLVE: dict[str, Callable[[str], Worked | None]] = {
     # what a question of this kind holds: how it is worked out
     r"arithmetic problem: \d": chain_sum,
@@ -131,6 +142,7 @@ SOLVE: dict[str, Callable[[str], Worked | None]] = {
     r'letter "." appear in the text': letter_counting,
     r"leap year": calendar_arithmetic,
     r"1 bits .* binary representation": count_bits,
+    r"how many legs there are": leg_counting,
 }
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from megatron_ring import think
+from megatron_ring.data.chat import check_turns, written_out
 from megatron_ring.data.tokenizer import load_tokenizer, train_sentencepiece
 
 # One token each. Ling marks turns with the first two; thinking is plain text there, but a small
@@ -30,13 +30,12 @@ def texts(files: list[Path]) -> Iterator[str]:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    messages = json.loads(line)["messages"]
-                    for message in messages:
-                        role = ROLES.get(message["role"], message["role"].upper())
-                        thought = message.get("reasoning_content")
-                        said = think.join(thought, f"{message['content']}")
-                        yield f"<role>{role}</role>{said}"
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    sample = json.loads(line)
+                    turns = check_turns(sample["messages"])
+                    for turn in written_out(turns, sample.get("tools")):
+                        role = ROLES.get(turn["role"], turn["role"].upper())
+                        yield f"<role>{role}</role>{turn['content']}"
+                except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(
                         f'{file}:{number}: not a line of {{"messages": [{{"role", "content"}}]}}: '
                         f"{type(error).__name__} {error}"

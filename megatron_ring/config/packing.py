@@ -1,8 +1,8 @@
 """Every key of tools/pack.py."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from megatron_ring.config.base import Part
 
@@ -49,6 +49,10 @@ class PackConfig(Part):
     kind: Literal["chat", "pairs"] = Field(
         "chat", description="pairs: a chosen and a rejected answer to one prompt, for DPO"
     )
+    learn: Literal["answers", "all"] = Field(
+        "answers",
+        description="all: every token of a chat is learnt, prompts too, as in pre-training",
+    )
     tokenizer: str = Field(description="Hugging Face tokenizer folder or SentencePiece .model")
     output: str = Field(description="folder to write")
     sources: list[SourceConfig] = Field(min_length=1)
@@ -66,3 +70,12 @@ class PackConfig(Part):
         None, description="Jinja file in place of the tokenizer's own template"
     )
     workers: PositiveInt = Field(1, description="processes that tokenize")
+
+    @model_validator(mode="after")
+    def _what_is_learnt(self) -> Self:
+        if self.kind == "pairs" and self.learn == "all":
+            raise ValueError(
+                "learn=all with kind=pairs: of pairs the answers are compared, and prompts are not "
+                "learnt; leave learn out"
+            )
+        return self

@@ -100,8 +100,7 @@ def render_turns(
     SampleError names the turn that the template cannot write.
     """
     trained = [turn.get("train", True) for turn in turns]
-    told = [{key: turn[key] for key in turn if key != "train"} for turn in turns]
-    rendered, tools = _fit_to_template(told, _parse_tools(tools), tokenizer.template or "")
+    rendered, tools = _rendered(turns, tokenizer, tools)
     added = len(rendered) - len(turns)  # 1 when tool definitions became a system turn
     done = ""  # the conversation's text up to here, end token of the last answer included
     for i, turn in enumerate(turns):
@@ -116,6 +115,24 @@ def render_turns(
         yield Piece(prompt[len(done) :], learnt=False)
         yield Piece(text, trained[i], turn, body, ended)
         done = prompt + text
+
+
+def render_prompt(messages: Any, tokenizer: Tokenizer, tools: Any = None) -> str:
+    """The text of turns that the assistant is to go on with, as training data would have it.
+
+    So a template that knows nothing of tools gets them as text. SampleError names a turn that
+    cannot be used; ValueError where the template refuses these turns.
+    """
+    turns, tools = _rendered(check_turns(messages), tokenizer, tools)
+    return tokenizer.render(turns, tools, add_generation_prompt=True)
+
+
+def _rendered(
+    turns: list[dict[str, Any]], tokenizer: Tokenizer, tools: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Checked turns and tools as the template is to have them."""
+    told = [{key: turn[key] for key in turn if key != "train"} for turn in turns]
+    return _fit_to_template(told, _parse_tools(tools), tokenizer.template or "")
 
 
 def _prompt_and_answer(
@@ -255,6 +272,11 @@ def _parse_tools(tools: Any) -> list[dict[str, Any]] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise SampleError("tools are not a list of objects")
     return tools
+
+
+def written_out(turns: list[dict[str, Any]], tools: Any = None) -> list[dict[str, Any]]:
+    """Checked turns with definitions and calls of tools as text, as Ling's template needs them."""
+    return _fit_to_template(turns, _parse_tools(tools), "")[0]
 
 
 def _fit_to_template(

@@ -145,7 +145,8 @@ def tokenize_sample(config: PackConfig, tokenizer: Tokenizer, sample: Sample) ->
             given = [(answer.tokens, answer.targets, answer.format) for answer in answers]
         else:
             messages, tools = _conversation(source, sample.source, record)
-            given = [(*encode_chat(messages, tokenizer, tools), None)]
+            tokens, targets = encode_chat(messages, tokenizer, tools)
+            given = [(tokens, targets | (config.learn == "all"), None)]
     except SampleError as error:
         if config.invalid == "drop":
             return Rejected(sample.source, sample.number, name, str(error), None)

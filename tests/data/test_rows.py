@@ -90,6 +90,19 @@ def test_row_is_what_its_documents_say(make):
         assert not row.mask_S[row.num_tokens :].any()
 
 
+def test_every_token_is_learnt_where_all_is_wanted(make, ling):
+    """But the first of each document, which nothing predicts; the tokens are the same."""
+    answers, everything = make(), make("all", learn="all")
+    for number in range(answers.num_rows):
+        one, other = answers.row(number), everything.row(number)
+        assert (one.tokens_S == other.tokens_S).all()
+    told = everything.manifest
+    assert told["num_supervised"] == told["num_tokens"] - told["num_placements"]
+    assert answers.manifest["num_supervised"] < told["num_supervised"]
+    with pytest.raises(ValueError, match="learn=all with kind=pairs: of pairs the answers are"):
+        make("pairs", kind="pairs", learn="all")
+
+
 def test_manifest_counts(make, ling):
     rows = make()
     all_rows = [rows.row(number) for number in range(rows.num_rows)]

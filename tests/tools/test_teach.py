@@ -17,16 +17,17 @@ from urllib.error import HTTPError
 import pytest
 import reasoning_gym
 
+from megatron_ring.small_corpus.problems import FAMILIES, TASKS
 from megatron_ring.think import tag_errors
-from tools import make_quickstart_corpus, teach
+from tools import teach
 
 ROOT = Path(__file__).parents[2]
 EQUATION = re.compile(r"[\d+*/ -]+(?: = [\d+*/ -]+)+")
 
 
-@pytest.mark.parametrize("task", make_quickstart_corpus.TASKS)
+@pytest.mark.parametrize("task", [*TASKS, *FAMILIES])
 def test_every_worked_line_is_true_and_the_answer_is_the_data_sets(task: str) -> None:
-    settings = make_quickstart_corpus.TASKS[task]
+    settings = (FAMILIES | TASKS)[task]
     dataset = reasoning_gym.create_dataset(task, seed=99, size=300, **settings)
     num_solved = 0
     for entry in dataset:

@@ -95,3 +95,19 @@ def test_a_thought_that_stands_apart_is_read_as_the_template_writes_it(tmp_path:
         "<role>HUMAN</role>2 + 2?",
         "<role>ASSISTANT</role><think>\n2 + 2\n</think>\n\n4",
     ]
+
+
+def test_tools_and_calls_are_read_as_text(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    turns = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    line = {"messages": turns, "tools": [{"name": "add"}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
+    system, question, answer = train_tokenizer.texts([tmp_path / "a.jsonl"])
+    assert system.startswith("<role>SYSTEM</role>You can call these tools.")
+    assert system.endswith('<tools>\n{"name": "add"}\n</tools>')
+    assert question == "<role>HUMAN</role>2 + 2?"
+    called = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
+    assert answer == f"<role>ASSISTANT</role>{called}"

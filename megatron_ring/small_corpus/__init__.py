@@ -1,0 +1,1 @@
+"""A corpus that a small model can learn from: problems, facts, instructions, calls of tools."""
