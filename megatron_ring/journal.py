@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from megatron_ring import parallel, spikes, trackers
 from megatron_ring.config import Config
@@ -36,6 +37,7 @@ class Journal:
         kept = _drop_after(folder / "metrics.jsonl", resumed_step)
         _drop_after(folder / "spikes.jsonl", resumed_step)
         self.useful = sum(map(_seconds, kept))
+        self._evaluated = {line["step"] for line in kept if _is_evaluation(line)}
         self.first = self._begin(folder / "events.jsonl", resumed_step)
         self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self.trackers = trackers.opened(config, resumed_step, self._warn)
@@ -83,6 +85,22 @@ class Journal:
             return
         self._write({"step": step} | {f"valid_{key}": value for key, value in line.items()})
         self._print(f"[cyan]step {step}: held out, {_loss(line)}[/]")
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> None:
+        """What benchmarks say after `step` updates, shares by name; {}: it was broken off."""
+        if not self.active or not numbers:
+            return
+        self._evaluated.add(step)
+        self._write({"step": step} | numbers)
+        told = ", ".join(
+            f"{key.removeprefix('eval/').removesuffix('/score').replace('/', ' ')} {value:.1%}"
+            for key, value in numbers.items()
+        )
+        self._print(f"[cyan]step {step}: evaluated, {escape(told)}[/]")
+
+    def lacks_evaluation(self, step: int) -> bool:
+        """Is not written yet what benchmarks say after `step`? A collective on all ranks."""
+        return parallel.from_rank_0(self.active and step not in self._evaluated)
 
     def tried(
         self, step: int, guard: spikes.Guard, event: dict[str, Any] | None, rows: Rows
@@ -171,6 +189,10 @@ def _now() -> float:
 def _seconds(line: dict[str, Any]) -> float:
     """Seconds of the updates that a line stands for."""
     return line.get("step_seconds", 0.0) * line.get("updates", 1)
+
+
+def _is_evaluation(line: dict[str, Any]) -> bool:
+    return any(key.startswith("eval/") for key in line)
 
 
 def _loss(line: dict[str, float]) -> str:

@@ -96,11 +96,14 @@ def open_rows(config: Config) -> Rows:
 
 def check_start(config: Config, rows: Rows, device: torch.device) -> None:
     """ConfigError when a backend cannot run here, when run.init_from holds no weights or others
-    than the model's, when run.dir holds another run, or scores were made in another dtype."""
+    than the model's, when run.dir holds another run, scores were made in another dtype, or
+    benchmarks cannot be asked."""
     from megatron_ring import checkpoint, profiling, reference, trackers
     from megatron_ring.model import ling, weights
+    from megatron_ring.sampling import examiner
 
     trackers.check(config)
+    examiner.check(config)
     profiling.check(config.profile, parallel.world_size())
     dtype = platform.dtype(config.run.dtype)
     ling.choose_kernels(config, dtype, device)
@@ -237,14 +240,32 @@ def introduce(config: Config, rows: Rows, device: torch.device, run: Run, log: A
         log.valid(0, run.validate())
 
 
+class Around(NamedTuple):
+    """What accompanies the loop."""
+
+    log: Any  # journal.Journal
+    saver: Any  # saving.Saver
+    profiler: Any  # profiling.Profiler
+    examiner: Any  # sampling.examiner.Examiner
+    told: Told
+    dog: watchdog.Watchdog
+
+
 def train(
     config: Config, rows: Rows, device: torch.device, told: Told, dog: watchdog.Watchdog
 ) -> bool:
     """The run around its loop. False when told to stop before its end."""
     from megatron_ring import journal, profiling, saving
+    from megatron_ring.sampling.examiner import Examiner
 
     run = build(config, rows, device)
     dog.beat(run.progress.step)
+
+    def stopping() -> bool:
+        """Asked again and again while benchmarks are answered, however long it takes."""
+        dog.alive()
+        return bool(told.number)
+
     with (
         journal.opened(config, run.guard.total, run.progress.step) as log,
         saving.Saver(config, run.stages, run.optimizer, rows, log.saved) as saver,
@@ -252,23 +273,21 @@ def train(
     ):
         introduce(config, rows, device, run, log)
         told.begin()
-        return loop(config, rows, run, log, saver, profiler, told, dog)
+        examiner = Examiner(config, run.stages, stopping, log)
+        step, total = run.progress.step, run.guard.total
+        if examiner.owes(step, total):  # a run before this one was stopped before it had asked
+            log.evaluated(step, examiner.ask(step))
+            if parallel.largest(told.number) and examiner.owes(step, total):
+                return False
+        return loop(config, rows, run, Around(log, saver, profiler, examiner, told, dog))
 
 
-def loop(
-    config: Config,
-    rows: Rows,
-    run: Run,
-    log: Any,
-    saver: Any,
-    profiler: Any,
-    told: Told,
-    dog: watchdog.Watchdog,
-) -> bool:
+def loop(config: Config, rows: Rows, run: Run, around: Around) -> bool:
     """Step after step: every effect is a line of this function. False when told to stop."""
     from megatron_ring import metrics, optim, step, stopwatch
     from megatron_ring.gradient_norms import GradientNorms
 
+    log, saver, profiler, examiner, told, dog = around
     progress, guard, head, optimizer = run.progress, run.guard, run.head, run.optimizer
     batch, rank, size = config.data.rows_per_step, parallel.data_rank(), parallel.data_size()
     meter = metrics.Meter(config, run.stages, head, progress.step)
@@ -298,6 +317,9 @@ def loop(
         if run.held_out and (last or progress.step % config.log.valid_every == 0):
             with clock("validation"):
                 log.valid(progress.step, run.validate())
+        if examiner.is_due(progress.step, guard.total):
+            with clock("evaluation"):
+                log.evaluated(progress.step, examiner.ask(progress.step))
         stop = int(parallel.largest(told.number))  # all ranks hear it in the same step
         if meter.table is not None and (last or due or stop):
             line = {"step": progress.step} | done | meter.read(clock.read()) | guard.counts()
@@ -309,7 +331,7 @@ def loop(
         dog.beat(progress.step)
         if verdict.stop:
             raise FloatingPointError(verdict.stop)
-        if stop and not last:
+        if stop and (not last or examiner.owes(progress.step, guard.total)):
             said = f"{signals.name(stop)}: stopped after step {progress.step} of {guard.total}"
             log.note(f"{said}\nthe same command goes on from here")
             return False

@@ -60,6 +60,10 @@ class Watchdog:
         self.step, self._idle = step, 0.0
         self._beats += 1
 
+    def alive(self) -> None:
+        """No step is complete, but what goes on beside the steps does go on."""
+        self._idle = 0.0
+
     def stop(self) -> None:
         self._stop.set()
 

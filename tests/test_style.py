@@ -25,6 +25,7 @@ LEAVES = {
     "effects",
     "run_folder",
     "signals",
+    "small_corpus",
     "think",
 }
 LAYER_1 = {
@@ -86,6 +87,7 @@ KNOWS_NO_TORCH = {
     "spikes",
     "run_folder",
     "report",
+    "small_corpus",
     "following",
     "think",
 }

@@ -119,7 +119,7 @@ def common(a: Run, b: Run, wanted: list[str] | None) -> dict[int, list[str]]:
 
 
 def _of_the_step(key: str) -> bool:
-    return key in OF_THE_STEP or key.startswith(("grad_norm/", "valid_", "spike_"))
+    return key in OF_THE_STEP or key.startswith(("grad_norm/", "valid_", "eval/", "spike_"))
 
 
 def _is_map(key: str) -> bool:

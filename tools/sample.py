@@ -11,6 +11,10 @@ MODEL is a Megatron checkpoint (the folder of one step) or a Hugging Face folder
 samples: the turns before the last assistant turn of each are a prompt. Prompts are answered
 together, each new token of all in one forward pass; keys and values are kept. The seed decides
 what is drawn, also on another layout, as far as its logits round alike.
+
+A line of --output has prompt, answer, ended (end, stop or length), finish_reason (stop, or length
+where it was cut) and primed (true where the chat template ended the prompt with <think>, which the
+answer does not repeat): what tools/compare_answers.py and the report on think tags want to know.
 """
 
 import json
@@ -25,9 +29,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from megatron_ring import parallel
+from megatron_ring import parallel, think
 from megatron_ring.config import ConfigError
-from megatron_ring.data.tokenizer import load_tokenizer
+from megatron_ring.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_ring.model import frozen
 from megatron_ring.sampling.draw import How
 from megatron_ring.sampling.sampler import Answer, Sampler, Turns, encode
@@ -78,7 +82,7 @@ def main(
         questions = [turns[-1]["content"] for turns in prompts]
         show(questions, answers, len(prompt or []))
         if output is not None:
-            write(output, questions, answers)
+            write(output, questions, answers, [is_primed(words, turns) for turns in prompts])
 
 
 def answered(sampler: Sampler, prompts: list[list[int]], samples: int) -> list[Answer]:
@@ -101,10 +105,23 @@ def show(questions: list[str], answers: list[Answer], typed: int) -> None:
             console.print()
 
 
-def write(output: Path, questions: list[str], answers: list[Answer]) -> None:
-    """A line an answer; `ended` says why it is not longer: end, stop or length."""
+def is_primed(words: Tokenizer, turns: Turns) -> bool:
+    """Does the chat template end the prompt with an opening <think>?"""
+    return words.render(turns, add_generation_prompt=True).rstrip().endswith(think.OPEN)
+
+
+def write(output: Path, questions: list[str], answers: list[Answer], primed: list[bool]) -> None:
+    """A line an answer, with the keys that the module names."""
     lines = [
-        json.dumps({"prompt": questions[a.prompt], "answer": a.text, "ended": a.ended})
+        json.dumps(
+            {
+                "prompt": questions[a.prompt],
+                "answer": a.text,
+                "ended": a.ended,
+                "finish_reason": "length" if a.ended == "length" else "stop",
+                "primed": primed[a.prompt],
+            }
+        )
         for a in answers
     ]
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """YAML files and overrides to a configuration, and back."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -59,7 +59,8 @@ def build(cls: type[C], tree: dict[str, Any]) -> C:
 def save(config: Part, path: Path) -> None:
     """Write the resolved configuration as YAML; `load` reads it back to an equal object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())), encoding="utf-8")
+    tree = OmegaConf.create(_plain(config.model_dump()))
+    path.write_text(OmegaConf.to_yaml(tree), encoding="utf-8")
 
 
 def json_schema(cls: type[Part]) -> str:
@@ -77,6 +78,15 @@ def json_schema(cls: type[Part]) -> str:
             "description": "Hugging Face config.json or its folder; keys beside it win",
         }
     return json.dumps(schema, indent=1) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Paths as texts: else YAML names Python's class for them, which no other reader knows."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _read_yaml(file: str) -> Any:

@@ -299,6 +299,24 @@ class CheckpointConfig(Part):
     )
 
 
+class EvaluateConfig(Part):
+    """Benchmarks that the model in memory answers while it is trained."""
+
+    recipe: str | None = Field(
+        None,
+        description="a recipe of tools/evaluate.py with `sampler`, whose model and layout are "
+        "the run's; absent: nothing is asked",
+    )
+    every: PositiveInt = Field(500, description="steps between evaluations")
+    at_end: bool = Field(True, description="also after the last step")
+    limit: PositiveInt | None = Field(
+        None, description="items of each benchmark; absent: as the recipe says"
+    )
+    samples: PositiveInt | None = Field(
+        None, description="answers to each item; absent: as the recipe says"
+    )
+
+
 class LogConfig(Part):
     every: PositiveInt = Field(1, description="steps between log lines")
     valid_every: PositiveInt = Field(200, description="steps between validations")
@@ -326,7 +344,8 @@ class RunConfig(Part):
     hang_timeout: PositiveFloat = Field(
         1800.0,
         description="seconds a step with its save and validation may take before the run ends "
-        "with a line saying where it hangs; four times as long up to the first",
+        "with a line saying where it hangs; four times as long up to the first. Grading the "
+        "answers of an evaluation counts as well, drawing them does not",
     )
     seed: NonNegativeInt = Field(1234, description="of fresh weights; the data has its own")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 on GPUs, fp32 on CPUs")
@@ -345,5 +364,6 @@ class Config(Part):
     attention: AttentionConfig = AttentionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     profile: ProfileConfig = ProfileConfig()
     run: RunConfig = RunConfig()

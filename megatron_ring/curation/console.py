@@ -56,6 +56,8 @@ def run_command(
 def load_recipe(cls: type[P], arguments: list[str]) -> tuple[P, bool]:
     """What FILE.yaml... [key=value ...] [--dry-run] say: the configuration, and is it a dry run?"""
     given = [argument for argument in arguments if argument != "--dry-run"]
+    if unknown := [argument for argument in given if argument.startswith("-")]:
+        raise ConfigError(f"unknown option {unknown[0]!r}; known: --dry-run")
     files = [argument for argument in given if "=" not in argument]
     config = configuration.load(cls, files, [one for one in given if "=" in one])
     return config, len(given) < len(arguments)
@@ -68,6 +70,8 @@ def take_options(arguments: list[str], options: dict[str, str]) -> tuple[dict[st
     for argument in rest:
         if argument in found:
             found[argument] = next(rest, "")
+            if not found[argument]:
+                raise ConfigError(f"{argument} needs a value behind it")
         else:
             left.append(argument)
     if "-n" in found and not found["-n"].isdigit():

@@ -1,5 +1,6 @@
 """Files of records: whole or not there at all, and the same bytes for the same records."""
 
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from megatron_ring.curation.record import Record
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HALF = ".half"  # end of the name of a file that is being written
 # Columns of Parquet in this order. What has no fixed shape is JSON text; tools/pack.py takes tools
 # and a call's arguments as such, and any reader the rest.
@@ -69,6 +71,10 @@ def writing(path: Path, synced: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         half.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # a write knows no name
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         half.unlink(missing_ok=True)
 
@@ -108,10 +114,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The values of a JSONL file."""
+    """The values of a JSONL file; ValueError names the line that is none."""
     with path.open("rb") as file:
-        for line in file:
-            yield json.loads(line)
+        for number, line in enumerate(file, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path} line {number} is no JSON: {error}") from None
 
 
 def write_parquet(path: Path, lines: Iterable[bytes], synced: bool = False) -> None:

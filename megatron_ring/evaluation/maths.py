@@ -1,7 +1,7 @@
 """Benchmarks whose answers are short: a number, a formula, or the letter of an option."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from megatron_ring.config.evaluation import TaskConfig
 from megatron_ring.curation.collect.answers import as_number, final_answer, normal
 from megatron_ring.evaluation.data import Row, Source, rows
 from megatron_ring.evaluation.means import Means
-from megatron_ring.evaluation.task import Grade, Item
+from megatron_ring.evaluation.task import Average, Grade, Item
 from megatron_ring.think import split
 
 SOLVE = "{question}\n\nReason step by step, and put your final answer within \\boxed{{}}."
@@ -47,6 +47,7 @@ class ShortAnswers:
     read: Callable[[str, int, Row], Question]  # (path of the row's file, number from 0, row)
     options: TaskConfig
     means: Means
+    averages: Mapping[str, Average] = field(default_factory=dict)
 
     def items(self) -> list[Item]:
         """All items in the order of the data."""

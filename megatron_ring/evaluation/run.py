@@ -11,7 +11,7 @@ as they come, so a run that was killed is run again and asks for what is missing
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from megatron_ring.curation.finish import versions
 from megatron_ring.curation.segment import Paths
 from megatron_ring.curation.shards import dump, read_json, read_lines, write_json, write_lines
 from megatron_ring.curation.work import claimed
-from megatron_ring.evaluation import statistics, tasks
+from megatron_ring.evaluation import accuracies, statistics, tasks
 from megatron_ring.evaluation.door import REFUSED, Ask, Door, Said
 from megatron_ring.evaluation.means import Means
 from megatron_ring.evaluation.task import Grade, Item, Task
 
 RECIPE, RESULTS = "recipe.yaml", "results.json"
 CUT = "length"  # finish of an answer that was cut at max_tokens
+AGAIN = "run the same command again, which asks for nothing that is among the replies"
+PARTS = ("task", "id", "sample", "asked", "version", "text", "finish", "card")  # of a sample
 TRUNCATED = "truncated"  # verdict of such an answer, unless it was right all the same
 
 
@@ -60,8 +62,9 @@ def run(config: EvaluationConfig, door: Door, teller: Teller | None = None) -> d
         items = {name: tasks.items_of(task, config.tasks[name]) for name, task in wanted.items()}
         configuration.save(config, config.output / RECIPE)
         for name, task in wanted.items():
-            write_lines(_file(config.output, "items", name), map(dump, map(asdict, items[name])))
             sample(config, task, items[name], door, teller)
+            # After what was said to them: a run that breaks off leaves the right answers of before.
+            write_lines(_file(config.output, "items", name), map(dump, map(asdict, items[name])))
         return _grade(config, wanted, teller)
 
 
@@ -100,7 +103,7 @@ def sample(
         | {"asked": described, "version": task.version}
         for name, ask in asks
     ]
-    if path.is_file() and _same(head, read_lines(path)):
+    if path.is_file() and _same(head, path):
         teller.say(f"{task.title}: {len(head):,} answers, sampled before")
         return
     teller.begin(task.title, len(head))
@@ -116,24 +119,34 @@ def sample(
 def graded(task: Task, item: Item, line: dict[str, Any]) -> Grade:
     """What a sample is worth. Cut short and not right is truncated, whatever else it may be."""
     if line["finish"] == REFUSED:
-        return Grade(score=0.0, verdict=REFUSED, detail=line["card"].get("error", ""))
+        parts = dict.fromkeys(task.grade(item, "").parts, 0.0)
+        told = line["card"].get("error", "")
+        return Grade(score=0.0, verdict=REFUSED, detail=told, parts=parts)
     found = task.grade(item, line["text"])
     if line["finish"] == CUT and found.score == 0:
-        return Grade(
-            score=0.0,
-            verdict=TRUNCATED,
-            extracted=found.extracted,
-            detail=f"cut at the most tokens allowed; by itself {found.verdict}: {found.detail}",
-        )
+        told = f"cut at the most tokens allowed; by itself {found.verdict}: {found.detail}"
+        return replace(found, verdict=TRUNCATED, detail=told)
     return found
 
 
-def summary(task: Task, grades: list[dict[str, Any]], tokens: list[int | None]) -> dict[str, Any]:
-    """Score, interval, pass@k and counts of a benchmark."""
+def summary(
+    task: Task,
+    items: dict[str, Item],
+    grades: list[dict[str, Any]],
+    tokens: list[int | None],
+) -> dict[str, Any]:
+    """Score, interval, pass@k, counts and other named numbers of a benchmark.
+
+    Where its score is no plain mean over items, each line of `grades` is told its item's weight.
+    """
     by_item: dict[str, list[float]] = {}
     for line in grades:
         by_item.setdefault(line["id"], []).append(line["score"])
     scores = list(by_item.values())
+    score, weights = accuracies.score(items, by_item, task.averages)
+    if accuracies.SCORE in task.averages:
+        for line in grades:
+            line["weight"] = weights.get(line["id"], 0.0)
     least = min(map(len, scores))
     powers = [2**n for n in range(least.bit_length())]
     known = [count for count in tokens if count is not None]
@@ -142,7 +155,8 @@ def summary(task: Task, grades: list[dict[str, Any]], tokens: list[int | None]) 
         "version": task.version,
         "items": len(scores),
         "samples": least,
-        "score": asdict(statistics.avg_at_k(scores)),
+        "score": asdict(score),
+        "accuracies": accuracies.named(items, grades, task.averages),
         "pass_at": {str(k): asdict(statistics.pass_at_k(scores, k)) for k in powers if least > 1},
         "verdicts": dict(sorted(Counter(line["verdict"] for line in grades).items())),
         "tokens": sum(known) / len(known) if known else None,  # of an answer with its thought
@@ -150,9 +164,30 @@ def summary(task: Task, grades: list[dict[str, Any]], tokens: list[int | None]) 
 
 
 def read_items(output: Path, name: str) -> dict[str, Item]:
-    """The items of a benchmark, by id."""
-    lines = read_lines(_file(output, "items", name))
-    return {line["id"]: Item(**line) for line in lines}
+    """The items of a benchmark, by id; ConfigError where their file is gone or damaged."""
+    path = _file(output, "items", name)
+    try:
+        return {line["id"]: Item(**line) for line in read_lines(path)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); {AGAIN}") from None
+
+
+def read_samples(output: Path, name: str, items: dict[str, Item]) -> list[dict[str, Any]]:
+    """The samples of a benchmark with these items; ConfigError where their file is damaged."""
+    path = _file(output, "samples", name)
+    try:
+        lines = list(read_lines(path))
+    except ValueError as error:
+        raise ConfigError(f"{error}; {AGAIN}") from None
+    if not lines:
+        raise ConfigError(f"{path} is empty; {AGAIN}")
+    for number, line in enumerate(lines, start=1):
+        if missing := [part for part in PARTS if part not in line]:
+            raise ConfigError(f"{path} line {number} has no {missing[0]!r}; {AGAIN}")
+        if line["id"] not in items:
+            items_path = _file(output, "items", name)
+            raise ConfigError(f"{items_path} has no item {line['id']!r}, sampled; {AGAIN}")
+    return lines
 
 
 def _grade(config: EvaluationConfig, wanted: dict[str, Task], teller: Teller) -> dict[str, Any]:
@@ -160,7 +195,7 @@ def _grade(config: EvaluationConfig, wanted: dict[str, Task], teller: Teller) ->
     results = {}
     for name, task in wanted.items():
         items = read_items(config.output, name)
-        lines = list(read_lines(_file(config.output, "samples", name)))
+        lines = read_samples(config.output, name, items)
         if old := {line["version"] for line in lines} - {task.version}:
             teller.say(
                 f"{task.title}: sampled with version {', '.join(sorted(old))} of its prompts and "
@@ -171,9 +206,11 @@ def _grade(config: EvaluationConfig, wanted: dict[str, Task], teller: Teller) ->
             grades = _all_graded(config, task, items, lines, teller.step)
         finally:
             teller.end()
-        write_lines(_file(config.output, "grades", name), map(dump, grades))
         tokens = [line["card"].get("output_tokens") for line in lines]
-        results[name] = summary(task, grades, tokens) | {"asked": lines[0]["asked"]}
+        options = config.tasks[name]
+        told = {"asked": lines[0]["asked"], "group": options.group, "tags": options.tags}
+        results[name] = summary(task, items, grades, tokens) | told
+        write_lines(_file(config.output, "grades", name), map(dump, grades))
     told = {"tasks": results, "versions": versions()}
     write_json(config.output / RESULTS, told)
     return told
@@ -196,11 +233,16 @@ def _all_graded(
         return list(threads.map(one, lines))
 
 
-def _same(head: list[dict[str, Any]], lines: Iterable[dict[str, Any]]) -> bool:
-    """Whether these were sampled, none of them refused."""
-    there = list(lines)
+def _same(head: list[dict[str, Any]], path: Path) -> bool:
+    """Whether the file has these, whole and none of them refused."""
+    try:
+        there = list(read_lines(path))
+    except ValueError:  # damaged: written anew
+        return False
     return len(there) == len(head) and all(
-        line["finish"] != REFUSED and {key: line[key] for key in one} == one
+        all(part in line for part in PARTS)
+        and line["finish"] != REFUSED
+        and {key: line.get(key) for key in one} == one
         for one, line in zip(head, there, strict=True)
     )
 

@@ -4,7 +4,7 @@ An interval speaks of items like these, of which the benchmark is taken as a sam
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -22,9 +22,18 @@ class Estimate:
     high: float
 
 
-def avg_at_k(scores: Sequence[Sequence[float]]) -> Estimate:
-    """Mean score: of all answers to an item, then of items. `scores`: 0 to 1, a row an item."""
-    return _bounded_mean([sum(row) / len(row) for row in scores], draws=sum(map(len, scores)))
+def avg_at_k(
+    scores: Sequence[Sequence[float]],
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """Mean score: of all answers to an item, then of items. `scores`: 0 to 1, a row an item.
+
+    Items count by `weights`, else alike. `groups` says to which group each belongs, where the
+    weight of a group is fixed and items are drawn inside of it: how groups differ is no chance.
+    """
+    values = [sum(row) / len(row) for row in scores]
+    return _bounded_mean(values, sum(map(len, scores)), weights, groups)
 
 
 def pass_at_k(scores: Sequence[Sequence[float]], k: int) -> Estimate:
@@ -41,14 +50,20 @@ def pass_at_k(scores: Sequence[Sequence[float]], k: int) -> Estimate:
     for row in scores:
         n, c = len(row), sum(score == 1 for score in row)
         values.append(1 - math.comb(n - c, k) / math.comb(n, k))
-    return _bounded_mean(values, draws=sum(map(len, scores)) // k)
+    return _bounded_mean(values, sum(map(len, scores)) // k)
 
 
-def difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Estimate:
+def difference(
+    one: Sequence[Sequence[float]],
+    other: Sequence[Sequence[float]],
+    weights: Sequence[float] | None = None,
+) -> Estimate:
     """How much higher `other` scores than `one` on the same items, in the same order.
 
     The mean of the items' differences with Student's interval: mean ± t s / sqrt(items). Paired, so
-    that how hard an item is takes no part. ValueError for other numbers of items, or for one item.
+    that how hard an item is takes no part. Items count by `weights`, else alike; weighted ones for
+    1 / sum(w^2) items, and those of weight 0 not at all. ValueError for other numbers of items, or
+    for one item.
     """
     if len(one) != len(other) or len(one) < 2:
         raise ValueError(
@@ -57,8 +72,13 @@ def difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]])
         )
     pairs = zip(one, other, strict=True)
     apart = np.array([sum(b) / len(b) - sum(a) / len(a) for a, b in pairs])
-    value = float(apart.mean())
-    reach = student(len(apart) - 1) * float(apart.std(ddof=1)) / math.sqrt(len(apart))
+    w = np.ones(len(apart)) if weights is None else np.asarray(weights, dtype=float)
+    w = w / w.sum()
+    value, n = float(w @ apart), 1 / float(w @ w)
+    if n < 2 - 1e-9:
+        raise ValueError(f"a paired difference of {n:.2g} items' weight: two are wanted at least")
+    variance = float(w**2 @ (apart - value) ** 2) * n / (n - 1)
+    reach = student(max(round(n) - 1, 1)) * math.sqrt(variance)
     return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
 
 
@@ -81,20 +101,34 @@ def student(degrees: int) -> float:
     )
 
 
-def _bounded_mean(values: Sequence[float], draws: int) -> Estimate:
+def _bounded_mean(
+    values: Sequence[float],
+    draws: int,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> Estimate:
     """Mean of items' values from 0 to 1, with Wilson's interval for clustered data.
 
     Wilson's for as many independent yes-or-no draws as would have this variance (the effective
     number of Korn and Graubard 1998, there with Clopper-Pearson). With one answer an item it is
     Wilson's own. It never leaves [0, 1], and has a width where all answers are alike; no narrower
-    than `draws` independent ones would have it.
+    than `draws` independent ones would have it. Of weighted items, 1 / sum(w^2) count (Kish 1965),
+    and the variance is sum(w^2 (x - mean of its group)^2), of the whole for groups of one item.
     """
-    mean, n = float(np.mean(values)), len(values)
-    variance = float(np.var(values)) / n  # of the mean
-    spread = mean * (1 - mean)
-    effective = min(spread / variance, draws) if variance > 0 else draws if spread else n
+    x = np.asarray(values, dtype=float)
+    w = np.full(len(x), 1 / len(x)) if weights is None else np.asarray(weights) / sum(weights)
+    mean, n = float(w @ x), 1 / float(w @ w)
+    centre = np.full(len(x), mean)
+    for group in set(groups or ()):
+        own = np.array([one == group for one in groups or ()])
+        if own.sum() > 1:
+            centre[own] = w[own] @ x[own] / w[own].sum()
+    variance = float(w**2 @ (x - centre) ** 2)  # of the mean
+    spread = max(mean * (1 - mean), 0.0)
+    most = draws * n / len(x)
+    effective = min(spread / variance, most) if variance > 0 else most if spread else n
     z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
     middle = (mean + z2 / (2 * effective)) / (1 + z2 / effective)
-    reach = math.sqrt(z2 * mean * (1 - mean) / effective + (z2 / (2 * effective)) ** 2)
+    reach = math.sqrt(z2 * spread / effective + (z2 / (2 * effective)) ** 2)
     reach /= 1 + z2 / effective
     return Estimate(mean, max(0.0, middle - reach), min(1.0, middle + reach))

@@ -24,6 +24,20 @@ class Grade:
     verdict: str  # right, wrong, no_answer, timeout, ... a short name, to be counted
     extracted: str | None = None  # what was taken for the answer
     detail: str = ""  # what the grader saw
+    # Other numbers from 0 to 1 of the same answer, the same names for all answers to an item.
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """How a benchmark's number is made of its items': a mean of means of groups."""
+
+    part: str = ""  # of Grade.parts, over the items that have it; empty: the score
+    fact: str = ""  # items are grouped by this one of Item.facts; empty: all are one group
+    # Values of the fact that are one group, and its share; the others do not count. Empty: a group
+    # for each value, all alike.
+    groups: Sequence[tuple[Sequence[str], float]] = ()
+    weight: str = ""  # a fact, the number of times that an item counts in its group; empty: once
 
 
 class Task(Protocol):
@@ -33,6 +47,7 @@ class Task(Protocol):
     title: str  # as the paper's table writes it: GSM8K, MATH-500
     samples: int  # answers an item gets where nobody says otherwise
     version: str  # of prompts and rules; another one: scores are not comparable
+    averages: Mapping[str, Average]  # by name; "score" stands for the mean over items
 
     def items(self) -> list[Item]:
         """All items in a fixed order; ConfigError when the data are not there, and what to do."""

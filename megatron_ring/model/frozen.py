@@ -39,10 +39,13 @@ def tokenizer_folder(path: str | Path) -> Path:
 
 
 @contextmanager
-def opened(path: str | Path, config: Config) -> Iterator[list[LingModel]]:
-    """This rank's model chunks with the weights of `path`, in eval mode, inside process groups."""
+def opened(path: str | Path, config: Config, patience: float = 1800.0) -> Iterator[list[LingModel]]:
+    """This rank's model chunks with the weights of `path`, in eval mode, inside process groups.
+
+    A collective fails after `patience` seconds.
+    """
     device = platform.prepare()
-    with parallel.process_groups(config.parallel, device, config.run.seed):
+    with parallel.process_groups(config.parallel, device, config.run.seed, patience):
         stages = build_stages(config, platform.dtype(config.run.dtype), device)
         weights.fill(stages, weights.open_weights(path))
         for stage in stages:

@@ -47,12 +47,18 @@ class Document:
     prompt: int
     sample: int
     tokens: list[int]  # of the prompt and of the answer
+    key: int | None = None  # 64 bits that its draws depend on; absent: the prompt's number
     start: int = field(init=False)  # of the answer
     ended: str = ""  # as Answer's, once it has
     stop: str = ""  # the stop string that ended it
 
     def __post_init__(self) -> None:
         self.start = len(self.tokens)
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What its next draw depends on besides the seed."""
+        return self.prompt if self.key is None else self.key, self.sample, len(self.tokens)
 
     def text(self, tokenizer: Words) -> str:
         """The answer so far."""
@@ -116,18 +122,22 @@ class Sampler:
         return Answer(d.prompt, d.sample, d.tokens[d.start :], d.text(self.tokenizer), d.ended)
 
     def steps(self, prompts: list[list[int]], samples: int = 1) -> Iterator[list[Document]]:
-        """After each pass, this rank's documents that it gave a token: a collective on all ranks.
-
-        ValueError when a prompt has no tokens.
-        """
+        """As `through`, of every prompt so many; ValueError when one has no tokens."""
         if [] in prompts:
             raise ValueError(f"prompt {prompts.index([])} has no tokens; give it at least one")
-        group = self.stages[0].pg_collection.dp
-        waiting = deque(
-            Document(prompt, sample, list(prompts[prompt]))
-            for prompt in range(group.rank(), len(prompts), group.size())
+        return self.through(
+            Document(number, sample, list(tokens))
+            for number, tokens in enumerate(prompts)
             for sample in range(samples)
         )
+
+    def through(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
+        """After each pass, this rank's documents that it gave a token: a collective on all ranks.
+
+        All ranks name all documents. Those of one prompt stand together, to be read once.
+        """
+        group = self.stages[0].pg_collection.dp
+        waiting = deque(d for d in documents if d.prompt % group.size() == group.rank())
         going: list[Document] = []
         places = min(self.max_batch, len(waiting))
         with remembering(self.stages, places) if self.remember else nullcontext() as memory:
@@ -196,8 +206,7 @@ class Sampler:
             known = logits_NV[:, : self.tokenizer.size]
             if rows != list(range(len(known))):
                 known = known[rows]
-            places = [(d.prompt, d.sample, len(d.tokens)) for d in documents]
-            chosen = draw(known, self.how, places)
+            chosen = draw(known, self.how, [d.place for d in documents])
         chosen = passes.told(self.stages, chosen, len(documents))
         for document, token in zip(documents, chosen, strict=True):
             self._take(document, token)

@@ -35,6 +35,8 @@ def test_options_are_taken_out_wherever_they_stand() -> None:
     assert defaults["-n"] == "5"
     with pytest.raises(ConfigError, match="^-n 'x' is no number of records$"):
         shared.take_options(["-n", "x"], defaults)
+    with pytest.raises(ConfigError, match="^--cell needs a value behind it$"):
+        shared.take_options(["out", "--cell"], defaults)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +110,5 @@ def test_a_recipe_is_files_keys_and_perhaps_dry() -> None:
     config, is_dry = shared.load_recipe(CurateConfig, given)
     assert is_dry and (config.output, config.sources[0].path) == ("out", "x")
     assert not shared.load_recipe(CurateConfig, [one for one in given if one[:2] != "--"])[1]
+    with pytest.raises(ConfigError, match="^unknown option '--dryrun'; known: --dry-run$"):
+        shared.load_recipe(CurateConfig, [*given, "--dryrun"])

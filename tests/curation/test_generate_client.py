@@ -366,9 +366,11 @@ def test_the_first_error_ends_all_and_what_is_on_its_way_comes_home(tmp_path: Pa
             raise KeyError("a bug")
 
         rest = [asked.ask(request(f"home {number}")) for number in range(30)]
+        told: list[int] = []
         with pytest.raises(KeyError, match="a bug"):
-            asked.gather([fails(), *rest])
+            asked.gather([fails(), *rest], lambda: told.append(1))
         assert 4 <= len(server.ledger) < 20
+        assert len(told) < len(server.ledger)  # neither what failed nor what was given up
         assert asked.spent.requests == len(server.ledger) == server.ledger.did()["ok"]
         found = texts(ask(asked, *[f"home {number}" for number in range(30)]))
         assert len(set(found)) == 30 and len(server.ledger) == 31

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_ring.config.evaluation import TaskConfig
 from megatron_ring.evaluation.bfcl import BFCL
 from megatron_ring.evaluation.bfcl.calls import as_text
 from megatron_ring.evaluation.task import Item
@@ -143,7 +144,7 @@ def _schema(item: Item, name: str) -> dict[str, Any]:
 
 def main() -> None:
     for as_tools in (True, False):
-        task = BFCL(Path(sys.argv[1]), as_tools=as_tools)
+        task = BFCL(TaskConfig(file=Path(sys.argv[1])), as_tools=as_tools)
         seen: dict[str, Counter[str]] = {}
         for item in task.items():
             count = seen.setdefault(item.facts["category"], Counter())

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from megatron_ring.config.evaluation import TaskConfig
 from megatron_ring.evaluation.ifeval import IFEval
 from megatron_ring.evaluation.ifeval.rules import follows, follows_loosely
 
@@ -136,7 +137,7 @@ def _shaped(instruction: str, of: dict[str, Any]) -> tuple[str, str]:
 def main() -> None:
     seen: dict[str, Counter[str]] = {}
     lines = []
-    for item in IFEval(Path(sys.argv[1])).items():
+    for item in IFEval(TaskConfig(file=Path(sys.argv[1]))).items():
         for name, of in zip(item.gold["instructions"], item.gold["arguments"], strict=True):
             count = seen.setdefault(name, Counter())
             for meant, text in zip(("follows", "breaks"), pair(name, of), strict=True):

@@ -1,5 +1,6 @@
 """BFCL: possible answers are right, spoilt ones wrong, and noise is no refusal."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 
 from megatron_ring.config.base import ConfigError
-from megatron_ring.evaluation.bfcl import BFCL, accuracies
+from megatron_ring.config.evaluation import TaskConfig
+from megatron_ring.evaluation.accuracies import named
+from megatron_ring.evaluation.bfcl import BFCL
 from megatron_ring.evaluation.bfcl.calls import Call, Source, as_text, read_calls
 from megatron_ring.evaluation.bfcl.compare import call_fault, matching_fault, same
 from megatron_ring.evaluation.bfcl.literals import cut, read
@@ -16,7 +19,7 @@ from megatron_ring.evaluation.task import Item
 from tests.evaluation.bfcl_answers import as_source, as_tool_calls, choose, spoilt
 
 GOLDEN = Path(__file__).parent / "golden" / "bfcl"
-TASK = BFCL(GOLDEN)
+TASK = BFCL(TaskConfig(file=GOLDEN))
 ITEMS = TASK.items()
 CALLING = [item for item in ITEMS if item.gold["wants"] == "calls"]
 REFUSAL = "I cannot help with that, since none of the functions does it."
@@ -308,7 +311,7 @@ def test_functions_are_offered_as_tools_or_as_text() -> None:
         assert "." not in "".join(t["function"]["name"] for t in each.tools)
         types |= _types([t["function"]["parameters"] for t in each.tools])
     assert types <= {"object", "string", "integer", "number", "boolean", "array"}
-    text = BFCL(GOLDEN, as_tools=False)
+    text = BFCL(TaskConfig(file=GOLDEN), as_tools=False)
     assert (TASK.version, text.version) == ("1-tools", "1-text")
     for each in text.items():
         assert each.tools == ()
@@ -331,39 +334,84 @@ def test_the_systems_own_words_are_kept(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     row = {"id": "a", "question": [turns], "function": []}
     (tmp_path / "irrelevance.jsonl").write_text(json.dumps(row) + "\n")
-    (item,) = BFCL(tmp_path, as_tools=False, categories=["irrelevance"]).items()
+    (item,) = BFCL(TaskConfig(file=tmp_path), as_tools=False, categories=["irrelevance"]).items()
     assert [turn["role"] for turn in item.messages] == ["system", "user"]
     assert item.messages[0]["content"].endswith("\n\nBe brief.")
     assert "JavaScript" not in item.messages[0]["content"]
 
 
-def test_accuracies_by_hand() -> None:
-    items = [one("simple_python"), one("simple_python"), one("irrelevance")]
-    texts = [as_tool_calls(choose(items[0], 0, True)), REFUSAL, REFUSAL]
-    grades = [TASK.grade(item, text) for item, text in zip(items, texts, strict=True)]
-    found = accuracies(items, grades)
-    assert found == {"simple_python": 0.5, "irrelevance": 1.0, "all": 2 / 3, "mean": 0.75}
-    assert accuracies([], []) == {}
+def test_the_leaderboards_numbers_by_hand() -> None:
+    """As the leaderboard of v2 adds them up, without the executed categories."""
+    right = {"simple_python": [1, 0], "simple_java": [1], "simple_javascript": [0]}
+    right |= {"multiple": [1, 0, 0, 0], "parallel": [1], "parallel_multiple": [0]}
+    right |= {"irrelevance": [1, 0], "live_simple": [1, 0, 0], "live_multiple": [1]}
+    right |= {"live_parallel": [0], "live_parallel_multiple": [1, 1], "live_relevance": [0]}
+    right |= {"live_irrelevance": [1, 1]}
+    assert set(right) == set(CATEGORIES)
+    items, lines = {}, []
+    for category, scores in right.items():
+        for number, score in enumerate(scores):
+            name = f"{category}_{number}"
+            items[name] = Item(id=name, messages=[], facts={"category": category})
+            lines.append({"id": name, "score": score})
+    found = {name: one["value"] for name, one in named(items, lines, TASK.averages).items()}
+    simple = (0.5 + 1 + 0) / 3
+    assert found["non_live_ast"] == pytest.approx((simple + 0.25 + 1 + 0) / 4)
+    assert found["live_ast"] == pytest.approx(4 / 7)
+    assert found["live"] == pytest.approx(6 / 10)
+    kinds = [(simple + 1 / 3) / 2, (0.25 + 1) / 2, (1 + 0) / 2, (0 + 1) / 2, (0.5 + 1) / 2, 0]
+    assert found["overall"] == pytest.approx(sum(kinds) / 6)
+    assert found["category/multiple"] == 0.25
+
+
+def test_the_authors_folder_is_read_as_it_is(tmp_path: Path) -> None:
+    """BFCL_v4_CATEGORY.json with a line an item, answers in a folder of their own, other files."""
+    for path in GOLDEN.glob("*.jsonl"):
+        stem = path.stem.removeprefix("possible_answer_")
+        folder = tmp_path / ("data" if stem == path.stem else "data/possible_answer")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"BFCL_v4_{stem}.json").write_bytes(path.read_bytes())
+    (tmp_path / "data/BFCL_v4_multi_turn_base.json").write_text("not read")
+    (tmp_path / "data/BFCL_v4_exec_multiple.json").write_text("not read")
+    assert BFCL(TaskConfig(file=tmp_path)).items() == ITEMS
+
+
+def test_packed_files_are_read_too(tmp_path: Path) -> None:
+    for path in GOLDEN.glob("*.jsonl"):
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert BFCL(TaskConfig(file=tmp_path)).items() == ITEMS
 
 
 def test_wrong_files_and_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="bfcl categories rest: not known; known: simple_python,"):
-        BFCL(GOLDEN, categories=["rest"])
-    task = BFCL(tmp_path, categories=["multiple"])
-    with pytest.raises(
-        ConfigError, match="multiple.jsonl: no such file; bfcl wants CATEGORY.jsonl"
-    ):
-        task.items()
+        BFCL(TaskConfig(file=GOLDEN), categories=["rest"])
+    task = BFCL(TaskConfig(file=tmp_path), categories=["multiple"])
+    items, answers = tmp_path / "multiple.jsonl", tmp_path / "possible_answer_multiple.jsonl"
+
+    def complaint(of_items: dict[str, Any] | None, of_answers: dict[str, Any] | None) -> str:
+        for path, row in ((items, of_items), (answers, of_answers)):
+            if row is not None:
+                path.write_text(json.dumps(row))
+        with pytest.raises(ConfigError) as error:
+            task.items()
+        return str(error.value).replace(f"tasks.bfcl.file={tmp_path}: ", "")
+
+    assert complaint(None, None).startswith("no file with '(?:^|/)(possible_answer[/_])?")
+    answer = {"id": "a", "ground_truth": [{"g": {}}]}
+    wanted = "; wanted is the folder or .zip of BFCL's data: BFCL_v4_CATEGORY.json and possible"
+    assert complaint(None, answer).startswith(f"no items of multiple{wanted}")
+    answers.unlink()
     function = {"name": "f", "description": "", "parameters": SCHEMA}
     row = {"id": "a", "question": [[]], "function": [function]}
-    (tmp_path / "multiple.jsonl").write_text(json.dumps(row))
-    answers = tmp_path / "possible_answer_multiple.jsonl"
-    answers.write_text("")
-    with pytest.raises(ConfigError, match="possible_answer_multiple.jsonl: no answer for a; bfcl"):
-        task.items()
-    answers.write_text(json.dumps({"id": "a", "ground_truth": [{"g": {}}]}))
-    with pytest.raises(ConfigError, match="a: answer calls g, not offered; bfcl wants"):
-        task.items()
+    assert complaint(row, None).startswith(f"no possible answers of multiple{wanted}")
+    assert complaint({"id": "a", "question": [[]]}, answer) == "a has no function"
+    assert complaint(row, {"id": "a"}) == "a has no ground_truth"
+    assert complaint(row, answer | {"id": "b"}) == "multiple: no possible answer for a"
+    told = "tasks.bfcl: the possible answer of a calls g, not offered"
+    assert complaint(row, answer) == told
+    assert complaint({"question": [[]]}, None).startswith(
+        "tasks.bfcl: row 1 of multiple.jsonl has no id; wanted is the folder"
+    )
 
 
 def test_golden_files_hold_all_categories_in_order() -> None:
@@ -373,5 +421,6 @@ def test_golden_files_hold_all_categories_in_order() -> None:
 
 
 def test_data_that_a_recipe_leaves_out_are_named() -> None:
-    with pytest.raises(ConfigError, match="^tasks.bfcl.file is not set; bfcl wants "):
-        BFCL(None).items()
+    told = "^missing config key tasks.bfcl.file: the folder or .zip of BFCL's data: BFCL_v4_"
+    with pytest.raises(ConfigError, match=told):
+        BFCL(TaskConfig()).items()

@@ -1,13 +1,16 @@
 """IFEval's rules: by hand, by answers made to follow or break, and the four accuracies."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megatron_ring.config.base import ConfigError
-from megatron_ring.evaluation.ifeval import IFEval, accuracies
+from megatron_ring.config.evaluation import TaskConfig
+from megatron_ring.evaluation.accuracies import named
+from megatron_ring.evaluation.ifeval import IFEval
 from megatron_ring.evaluation.ifeval.counting import (
     count_capital_words,
     count_sentences,
@@ -19,7 +22,8 @@ from megatron_ring.evaluation.task import Item
 from tests.evaluation.ifeval_answers import PROSE, pair
 
 GOLDEN = Path(__file__).parent / "golden" / "ifeval.jsonl"
-ITEMS = IFEval(GOLDEN).items()
+NUMBERS = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
+ITEMS = IFEval(TaskConfig(file=GOLDEN)).items()
 ASKED = [
     (name, of)
     for item in ITEMS
@@ -174,7 +178,7 @@ def item(*pairs: tuple[str, dict[str, Any]]) -> Item:
 
 
 def test_grade_and_accuracies_by_hand() -> None:
-    task = IFEval(GOLDEN)
+    task = IFEval(TaskConfig(file=GOLDEN))
     asked = item(("punctuation:no_comma", {}), ("startend:quotation", {}))
     both = task.grade(asked, '<think>\nA, b.\n</think>\n\n"Yes."')
     one = task.grade(asked, 'Sure:\n"Yes."')
@@ -183,20 +187,31 @@ def test_grade_and_accuracies_by_hand() -> None:
     assert [g.score for g in (both, one, none)] == [1.0, 0.0, 0.0]
     assert [g.extracted for g in (both, one, none)] == ['"Yes."', 'Sure:\n"Yes."', ""]
     assert json.loads(one.detail) == {"strict": [True, False], "loose": [True, True]}
-    assert accuracies([both, one, none]) == {
-        "prompt_strict": 1 / 3,
-        "instruction_strict": 3 / 6,
-        "prompt_loose": 2 / 3,
-        "instruction_loose": 4 / 6,
-    }
-    assert accuracies([]) == {}
+    assert [g.parts for g in (both, one, none)] == [
+        dict.fromkeys(NUMBERS, 1.0),
+        dict(zip(NUMBERS, (0.0, 1.0, 0.5, 1.0), strict=True)),
+        dict.fromkeys(NUMBERS, 0.0),
+    ]
+
+
+def test_the_four_official_numbers_by_hand() -> None:
+    """Of 3 instructions 1 is followed strictly, 2 loosely; of 2 prompts 0 and 1."""
+    task = IFEval(TaskConfig(file=GOLDEN))
+    two = item(("punctuation:no_comma", {}), ("startend:quotation", {}))
+    single = replace(item(("punctuation:no_comma", {})), id="2", facts={"instructions": 1})
+    two = replace(two, facts={"instructions": 2})
+    texts = [(two, 'Sure:\n"Yes."'), (single, "No, no.")]
+    lines = [{"id": one.id, **asdict(task.grade(one, text))} for one, text in texts]
+    found = named({one.id: one for one in (two, single)}, lines, task.averages)
+    values = [found[name]["value"] for name in NUMBERS]
+    assert values == pytest.approx([0, 1 / 2, 1 / 3, 2 / 3])
 
 
 def test_items_carry_the_prompt_and_no_null_arguments(tmp_path: Path) -> None:
     row = {"key": 7, "prompt": "Hi", "instruction_id_list": ["detectable_format:title"]}
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({**row, "kwargs": [{"num_words": None}]}) + "\n\n")
-    (only,) = IFEval(path).items()
+    (only,) = IFEval(TaskConfig(file=path)).items()
     assert only.id == "7"
     assert only.messages == [{"role": "user", "content": "Hi"}]
     assert only.gold == {"instructions": ["detectable_format:title"], "arguments": [{}]}
@@ -206,21 +221,21 @@ def test_items_carry_the_prompt_and_no_null_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "a.jsonl line 1: no JSON (Expecting property name"),
-        ("[]", "a.jsonl line 1: no key, prompt, instruction_id_list, kwargs; ifeval wants"),
-        ('{"key": 1, "prompt": "", "kwargs": []}', "line 1: no instruction_id_list; ifeval"),
+        ("{", "a.jsonl: cannot read a.jsonl: Expecting property name"),
+        ("[]", "cannot read a.jsonl: a list of objects is wanted, or an object a line"),
+        ('{"key": 1, "prompt": "", "kwargs": []}', "row 1 of a.jsonl has no instruction_id_list"),
         (
             '{"key": 1, "prompt": "", "instruction_id_list": ["a"], "kwargs": []}',
-            "a.jsonl key 1: 1 instructions, 0 kwargs; ifeval wants",
+            "tasks.ifeval: key 1: 1 instructions, 0 kwargs",
         ),
         (
             '{"key": 1, "prompt": "", "instruction_id_list": ["a"], "kwargs": [{}]}',
-            "a.jsonl key 1: no rule for instruction a; known: ['change_case",
+            "tasks.ifeval: key 1: no rule for instruction a; known: ['change_case",
         ),
         (
             '{"key": 1, "prompt": "", "instruction_id_list": ["keywords:frequency"], '
             '"kwargs": [{"keyword": "a", "frequency": null}]}',
-            "key 1: keywords:frequency has no relation, frequency; ifeval wants",
+            "key 1: keywords:frequency has no relation, frequency",
         ),
     ],
 )
@@ -228,18 +243,16 @@ def test_wrong_files_are_named(tmp_path: Path, line: str, complaint: str) -> Non
     path = tmp_path / "a.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(ConfigError) as error:
-        IFEval(path).items()
+        IFEval(TaskConfig(file=path)).items()
     assert complaint in str(error.value)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as error:
-        IFEval(tmp_path / "b.jsonl").items()
-    assert "b.jsonl: no such file; ifeval wants the prompts of IFEval, input_data" in str(
-        error.value
-    )
+    with pytest.raises(ConfigError, match="^tasks.ifeval.file: there is no file .*/b.jsonl$"):
+        IFEval(TaskConfig(file=tmp_path / "b.jsonl")).items()
 
 
-def test_data_that_a_recipe_leaves_out_are_named() -> None:
-    with pytest.raises(ConfigError, match="^tasks.ifeval.file is not set; ifeval wants "):
-        IFEval(None).items()
+def test_the_hubs_rows_are_read_too(tmp_path: Path) -> None:
+    """A folder stands in for the hub: `datasets` loads both in the same way."""
+    (tmp_path / "train.jsonl").write_bytes(GOLDEN.read_bytes())
+    assert IFEval(TaskConfig(hub=str(tmp_path))).items() == ITEMS

@@ -228,6 +228,51 @@ def test_another_version_of_the_prompts_is_told(server: Serving, tmp_path: Path)
     ]
 
 
+def test_damaged_files_are_told_and_made_anew(server: Serving, tmp_path: Path) -> None:
+    """Each spoils the file of a whole run; grading names it, and the run's command mends it."""
+    given = tree(tmp_path, server.url, PAIRS[:3])
+    evaluate(given)
+    asked, before = Asked(server), files(tmp_path)
+    out = tmp_path / "out"
+    samples, items = out / "samples/gsm8k.jsonl", out / "items/gsm8k.jsonl"
+    again = "; run the same command again, which asks for nothing that is among the replies"
+
+    def without(path: Path, old: str, new: str) -> str:
+        text = path.read_text()
+        assert old in text
+        return text.replace(old, new)
+
+    for path, spoilt, told in [
+        (samples, samples.read_text()[:-30], f"{samples} line 6 is no JSON: Expecting "),
+        (samples, "", f"{samples} is empty"),
+        (samples, without(samples, '"text": ', '"txt": '), f"{samples} line 1 has no 'text'"),
+        (items, without(items, '"id": "2"', '"id": "7"'), f"{items} has no item '2', sampled"),
+        (items, without(items, '"gold": ', '"old": '), f"{items} cannot be read (Item"),
+    ]:
+        path.write_text(spoilt)
+        with pytest.raises(ConfigError) as error:
+            evaluation.grade(out)
+        assert str(error.value).startswith(told) and str(error.value).endswith(again)
+        evaluate(given)
+        assert files(tmp_path) == before and len(asked) == 0
+    items.unlink()
+    with pytest.raises(ConfigError) as error:
+        evaluation.grade(out)
+    missing = f"{items} cannot be read ([Errno 2] No such file or directory: '{items}')"
+    assert str(error.value) == missing + again
+
+
+def test_a_run_that_breaks_off_leaves_the_right_answers_of_before(
+    server: Serving, tmp_path: Path
+) -> None:
+    """Other data under the same ids: what was said is graded by what was asked."""
+    found = evaluate(tree(tmp_path, server.url, PAIRS))
+    down = {"retries": 0, "endpoint": "http://127.0.0.1:1/v1"}
+    with pytest.raises(ValueError):
+        evaluate(tree(tmp_path, server.url, [(a + 7, b) for a, b in PAIRS], generator=down))
+    assert evaluation.grade(tmp_path / "out") == found
+
+
 def test_what_stands_in_the_way_of_a_run(tmp_path: Path) -> None:
     given = tree(tmp_path, "http://127.0.0.1:1/v1", [(1, 2)])
     with pytest.raises(ConfigError) as error:

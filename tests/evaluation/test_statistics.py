@@ -75,6 +75,21 @@ def test_a_difference_is_paired() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+def test_a_difference_may_be_weighted() -> None:
+    """A weight of 0 is no item; doubled weights of half of the items by hand."""
+    one, other = [[0, 0], [1], [0], [1]], [[1, 0], [1], [0.5], [1]]
+    assert difference(one, other, [2, 2, 2, 2]) == difference(one, other)
+    nothing = difference([*one, [0]], [*other, [1]], [1, 1, 1, 1, 0])
+    assert nothing == difference(one, other)
+    found = difference(one, other, [2, 1, 2, 1])  # mean 1/3, 1 / sum(w^2) = 3.6, t(3) = 3.1824
+    variance = ((1 / 3) ** 2 * (1 / 6) ** 2 * 2 + (1 / 6) ** 2 * (1 / 3) ** 2 * 2) * 3.6 / 2.6
+    assert found.value == pytest.approx(1 / 3)
+    assert found.high - found.value == pytest.approx(3.1824 * math.sqrt(variance), rel=1e-2)
+    with pytest.raises(ValueError) as error:
+        difference(one, other, [9, 1, 0, 0])
+    assert str(error.value) == ("a paired difference of 1.2 items' weight: two are wanted at least")
+
+
 def test_a_difference_stays_in_bounds() -> None:
     found = difference([[0], [1]], [[1], [1]])
     assert (found.low, found.high) == (-1, 1)
@@ -127,3 +142,51 @@ def test_pass_at_k_intervals_hold_the_truth() -> None:
         found = pass_at_k(right.astype(float).tolist(), 4)
         held += found.low <= 0.8 <= found.high
     assert 0.92 < held / rounds < 0.98
+
+
+def test_weights_and_groups_change_nothing_where_all_are_alike() -> None:
+    rows = [[1, 0], [1, 1], [0, 0], [0.5, 0]]
+    plain = avg_at_k(rows)
+    for weighted in (avg_at_k(rows, [3] * 4), avg_at_k(rows, [0.25] * 4, ["a"] * 4)):
+        assert (weighted.value, weighted.low, weighted.high) == pytest.approx(
+            (plain.value, plain.low, plain.high)
+        )
+
+
+def test_weights_are_of_the_mean_and_of_its_variance() -> None:
+    """Twice the weight of an item is no second item: 0.75, of 1 / (0.5^2 + 2 * 0.25^2) items."""
+    found = avg_at_k([[1], [1], [0]], [2, 1, 1])
+    kish = 1 / (0.25 + 2 / 16)
+    variance = 0.25 * 0.25**2 + (0.25**2 + 0.75**2) / 16
+    effective = min(0.75 * 0.25 / variance, kish)
+    z2 = 1.959964**2
+    middle = (0.75 + z2 / 2 / effective) / (1 + z2 / effective)
+    reach = math.sqrt(z2 * 0.1875 / effective + (z2 / 2 / effective) ** 2) / (1 + z2 / effective)
+    assert found.value == 0.75
+    assert (found.low, found.high) == pytest.approx((middle - reach, middle + reach), abs=1e-6)
+
+
+def test_how_groups_differ_is_no_chance() -> None:
+    """Items of ten answers vary little inside of groups at 0.25 and 0.75, and much without."""
+    rows = [[share] * 10 for share in (0.2, 0.3, 0.7, 0.8)] * 5
+    groups = ["low", "low", "high", "high"] * 5
+    with_groups, without = avg_at_k(rows, None, groups), avg_at_k(rows)
+    assert with_groups.value == without.value
+    assert with_groups.high - with_groups.low < without.high - without.low
+
+
+def test_a_group_of_one_item_says_nothing_of_its_spread() -> None:
+    alone = avg_at_k([[1], [0.5], [0]], None, ["a", "b", "c"])
+    assert alone == avg_at_k([[1], [0.5], [0]])
+
+
+def test_intervals_of_groups_hold_what_they_should() -> None:
+    """Two strata of 60 and 15 items with shares of one half: about 95 of 100 intervals."""
+    rng = np.random.default_rng(5)
+    weights, groups = [0.5 / 60] * 60 + [0.5 / 15] * 15, ["a"] * 60 + ["b"] * 15
+    held = 0
+    for _ in range(1000):
+        right = [*(rng.random(60) < 0.8), *(rng.random(15) < 0.4)]
+        found = avg_at_k([[float(one)] for one in right], weights, groups)
+        held += found.low <= 0.6 <= found.high
+    assert 930 <= held <= 985

@@ -138,7 +138,7 @@ def test_mmlu_is_read_from_the_authors_archive(mmlu: Task) -> None:
 def test_rows_of_the_hub_are_read_too(means: Means, tmp_path: Path) -> None:
     row = {"question": "Why?", "subject": "logic", "choices": ["p", "q", "r", "s"], "answer": 1}
     (item,) = task_of("mmlu", means, tmp_path / "test.jsonl", row).items()
-    assert (item.id, item.gold["answer"], item.facts) == ("logic/0", "B", {"subject": "logic"})
+    assert (item.id, item.gold["answer"], item.facts["subject"]) == ("logic/0", "B", "logic")
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def test_prompts_without_tests_are_refused(means: Means, tmp_path: Path) -> None
     with pytest.raises(ConfigError) as error:
         task_of("livecodebench", means, tmp_path / "a.jsonl", row).items()
     assert str(error.value) == (
-        "tasks.livecodebench.file: problem q1 has no private_test_cases; a release file of "
-        "code_generation_lite with its tests is wanted"
+        "tasks.livecodebench: row 1 of a.jsonl has no private_test_cases; wanted is a release file "
+        "of livecodebench/code_generation_lite, test.jsonl to test6.jsonl, which hold the tests"
     )
 
 
@@ -328,9 +328,11 @@ def test_ids_are_unique(means: Means, tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("a.jsonl", "{]\n", "cannot read a.jsonl: Expecting property name"),
-        ("a.json", "{}", "cannot read a.json: a list of objects is wanted"),
+        ("a.json", "[1]", "cannot read a.json: a list of objects is wanted, or an object a line"),
+        ("a.json", "1", "cannot read a.json: a list of objects is wanted, or an object a line"),
         ("a.parquet", "no", "cannot read a.parquet: Could not open Parquet input source"),
-        ("a.zip", "", "no row in any file that ends in .jsonl, .json, .csv, .parquet"),
+        ("a.zip", "", "no file that ends in .jsonl, .json, .csv, .parquet"),
+        ("a.jsonl", "\n", "no row in its files"),
     ],
 )
 def test_data_that_cannot_be_read(

@@ -12,7 +12,7 @@ from megatron_ring.convert.sources import HFFolder
 from megatron_ring.data.tokenizer import load_tokenizer
 from tests import ranks
 from tests.model.layouts import GOLDEN
-from tools import sample
+from tools import compare_answers, sample
 
 TINY = GOLDEN / "ling_lite_tiny"
 PROMPTS = ["What is 3 + 4?", "What is 10 + 21? Why?"]
@@ -30,6 +30,7 @@ def test_as_called(packed, tmp_path, capsys):
         assert line["prompt"] in said
         ids = by_reference(prompt_ids(words, line["prompt"]), 5, words.size)
         assert (line["answer"], line["ended"]) == (words.decode(ids), "length")
+        assert (line["finish_reason"], line["primed"]) == ("length", False)
     with pytest.raises(SystemExit) as end:
         sample.main(str(tmp_path), PROMPTS)
     assert end.value.code == (
@@ -129,6 +130,38 @@ def test_on_two_ranks_the_same_is_drawn(packed, tmp_path):
     assert [line["prompt"] for line in lines] == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
     assert not any("h" in line["answer"] for line in lines)
     assert {line["ended"] for line in lines} == {"stop", "length"}
+
+
+def test_think_tags_are_counted_from_its_lines(packed, tmp_path):
+    """What is cut, and what the template opens: compare_answers.py takes the lines as they are."""
+    words = load_tokenizer(packed / "tokenizer")
+    words.save(tmp_path / "words")
+    template = tmp_path / "words/chat_template.jinja"
+    opening = "{%- if add_generation_prompt -%}{{- '<think>\\n' -}}{%- endif -%}"
+    template.write_text(template.read_text() + opening)
+    output, corpus = tmp_path / "answers.jsonl", tmp_path / "corpus.jsonl"
+    stop = by_reference(prompt_ids(words, PROMPTS[1]), 1, words.size)
+    chats = [
+        [{"role": "user", "content": p}, {"role": "assistant", "content": "<think>a</think>b"}]
+        for p in PROMPTS
+    ]
+    corpus.write_text("".join(json.dumps({"messages": m}) + "\n" for m in chats))
+    for folder, primed in ((packed / "tokenizer", False), (tmp_path / "words", True)):
+        more = (str(folder), output, 1, 1.0, [words.decode(stop)])
+        sample.main(str(TINY), PROMPTS, None, None, 5, 0.0, 0, *more)
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        assert {line["primed"] for line in lines} == {primed}
+        for line in lines:
+            assert line["finish_reason"] == {"stop": "stop", "length": "length"}[line["ended"]]
+        _, scores = compare_answers.compare(corpus, [output], 0)
+        tags = scores["answers"].tags
+        cut = sum(line["finish_reason"] == "length" for line in lines)
+        assert (tags.answers, tags.truncated) == (2, cut)
+        # None opens a thought; primed, the template has.
+        assert tags.errors["missing_open"] == (0 if primed else tags.finished)
+        assert tags.errors["missing_close"] == tags.finished
+        if not primed:
+            assert "stop" in {line["ended"] for line in lines}
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(packed):

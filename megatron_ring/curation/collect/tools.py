@@ -6,6 +6,7 @@ out as objects.
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -82,6 +83,17 @@ class CheckTools:
         except _Wrong as wrong:
             return Rejection(wrong.reason, str(wrong))
         return {**record, "messages": turns} if called else record
+
+    def fault_of(
+        self, name: Any, arguments: Any, tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, str] | None:
+        """Reason and evidence of a call that does not keep to the tools; None where it does."""
+        call = {"function": {"name": name, "arguments": arguments}}
+        try:
+            self._check_turn(1, {"tool_calls": [call]}, self._check_definitions(list(tools)))
+        except _Wrong as wrong:
+            return wrong.reason, str(wrong)
+        return None
 
     def _check_definitions(self, tools: list[Any]) -> dict[str, Draft202012Validator]:
         """Name -> validator of its arguments."""

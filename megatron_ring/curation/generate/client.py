@@ -87,7 +87,7 @@ class Client:
         tell: Callable[[], None] = lambda: None,
         beside: Iterable["Client"] = (),
     ) -> list[T]:
-        """Results of all, in order; `tell` is called whenever one is finished.
+        """Results of all, in order; `tell` is called whenever one is there.
 
         The coroutines may ask this client and those `beside` it. At the first error no further
         request is sent; those on their way come home before it is raised. So does the first
@@ -177,9 +177,14 @@ async def _gather(
 ) -> list[T]:
     for client in clients:
         client._open()
+
+    def over(task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            tell()
+
     tasks = [asyncio.ensure_future(one) for one in coroutines]
     for task in tasks:
-        task.add_done_callback(lambda _: tell())
+        task.add_done_callback(over)
     try:
         return await asyncio.gather(*tasks)
     except BaseException:

@@ -229,7 +229,7 @@ class Sender:
             raise _Failed(f"an answer of another shape: {shape}") from None
         if not said.strip() and not thought.strip():
             raise _Failed(f"an empty answer, finish_reason={finish}")
-        text = _joined(whole(thought), whole(said), self._options.opens_thought)
+        text = joined(whole(thought), whole(said), self._options.opens_thought)
         read, written = _counts(reply)
         sampling = {name: value for name, value in body.items() if name not in ASKED}
         card = {
@@ -261,8 +261,8 @@ def _calls(message: dict[str, Any]) -> list[str]:
     return found
 
 
-def _joined(thought: str, said: str, opens_thought: bool) -> str:
-    """The answer as training data has it."""
+def joined(thought: str, said: str, opens_thought: bool) -> str:
+    """The answer as training data has it; `opens_thought`: the prompt ends in <think>."""
     if thought.strip():
         if said.strip():
             return think.join(thought, said.lstrip())

@@ -1,5 +1,5 @@
 """Berkeley Function Calling Leaderboard, v1 and v2 (live): calls compared by their syntax trees."""
 
-from megatron_ring.evaluation.bfcl.task import BFCL, accuracies
+from megatron_ring.evaluation.bfcl.task import BFCL
 
-__all__ = ["BFCL", "accuracies"]
+__all__ = ["BFCL"]
