@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 
-.PHONY: help install quickstart test test-slow test-gpu compat lint format clean
+.PHONY: help install quickstart reproduce test test-slow test-gpu compat lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -14,6 +14,9 @@ install:  ## make $(VENV) with everything; PYTHON=... picks the interpreter
 
 quickstart: install  ## corpus, tokenizer, packing, training, samples, export in minutes on two cores; FRESH=1 starts over
 	@VENV=$(VENV) FRESH=$(FRESH) launch/quickstart.sh
+
+reproduce: install  ## pre-training, both stages and DPO of a tiny Ling, three seeds, evaluated; about an hour on two cores
+	@VENV=$(VENV) FRESH=$(FRESH) launch/reproduce.sh
 
 test: install  ## the fast test-suite and the linter, as CI runs them
 	$(PYTEST) -m "not gpu and not multi_gpu and not slow" -n $(WORKERS)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole road on a small scale, as `make quickstart` runs it: corpus, tokenizer, rows, two stages
-# of fine-tuning, pairs and DPO with two processes, answers before and after, export. All lands in
-# runs/quickstart.
+# of fine-tuning, pairs and DPO with two processes, export, and two tables of what each stage can do.
+# All lands in runs/quickstart.
 # Finished steps are skipped when run again, and training resumes; FRESH=1 starts over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,22 +9,9 @@ bin=${VENV:-.venv}/bin
 run=runs/quickstart
 export OMP_NUM_THREADS=1 # two processes share the cores; more threads would only wait
 if [ -n "${FRESH:-}" ]; then rm -rf "$run"; fi
-mkdir -p "$run/done" "$run/corpus" "$run/answers"
+mkdir -p "$run/done" "$run/corpus"
 
-step() { # step NAME TITLE COMMAND...: run the command unless NAME is done
-  local name=$1 title=$2
-  shift 2
-  if [ -e "$run/done/$name" ]; then
-    echo "── $title: done before"
-    return
-  fi
-  echo "── $title"
-  echo "   $*"
-  local start=$SECONDS
-  "$@"
-  touch "$run/done/$name"
-  echo "   ($((SECONDS - start)) s)"
-}
+source launch/steps.sh
 
 two() { # two COMMAND...: a Python program in two processes; torch.distributed.run is torchrun
   "$bin/python" -m torch.distributed.run --standalone --nproc-per-node 2 "$@"
@@ -34,14 +21,14 @@ train() { # train STAGE
   two -m megatron_ring.train configs/model/ling_tiny.yaml configs/quickstart/{train,"$1"}.yaml
 }
 
-pack() { # pack NAME key=value...: rows of corpus/NAME.jsonl
+pack() { # pack NAME key=value...: rows of corpus/NAME.jsonl, unless a key says otherwise
   "$bin/python" tools/pack.py configs/quickstart/pack.yaml \
     "sources.0.path=$run/corpus/$1.jsonl" "output=$run/packed/$1" "${@:2}"
 }
 
-answers() { # answers RUN: what its model says to the held-out prompts, drawn at temperature 1
-  "$bin/python" tools/sample.py "$run/$1" --input "$run/corpus/valid.jsonl" \
-    --temperature 1 --max-tokens 256 --output "$run/answers/$1.jsonl"
+evaluate() { # evaluate STAGE: answers to what was held out, drawn at temperature 1, and grades
+  "$bin/python" tools/evaluate.py run configs/quickstart/evaluate.yaml \
+    "sampler.model=$run/$1" "output=$run/evaluation/$1"
 }
 
 step problems "Problems with answers, from reasoning-gym, and short chats" \
@@ -49,12 +36,13 @@ step problems "Problems with answers, from reasoning-gym, and short chats" \
 step curate "A teacher's answers to them, verified; samples for both stages, and some held out" \
   "$bin/python" tools/teach.py -- \
   "$bin/python" tools/curate.py run configs/quickstart/curate.yaml "endpoint={endpoint}"
-step corpus "The samples" cp "$run"/curated/mix/{stage1,stage2,valid}.jsonl "$run/corpus"
+step corpus "The samples" cp "$run"/curated/mix/{stage1,stage2,valid,valid_chats}.jsonl "$run/corpus"
 step tokenizer "A tokenizer of 2,048 tokens" \
   "$bin/python" tools/train_tokenizer.py "$run"/corpus/{stage1,stage2}.jsonl "$run/tokenizer/tokenizer.model"
 step pack-stage1 "Rows of 1,024 tokens for stage 1" pack stage1 epochs=3
 step pack-stage2 "Rows for stage 2" pack stage2 epochs=2
-step pack-valid "Rows that are held out" pack valid epochs=1
+step pack-valid "Rows that are held out" pack valid epochs=1 \
+  "sources.1={path: $run/corpus/valid_chats.jsonl, domain: topic}"
 
 step stage1 "Stage 1, reasoning: a tiny Ling on two processes, the experts spread over both" \
   train sft_stage1
@@ -75,9 +63,11 @@ step report "All charts of the three runs as one page" \
 step export "Export to Hugging Face format" \
   "$bin/python" tools/convert_checkpoint.py export "$run/dpo" "$run/hf"
 
-step answers-stage2 "Answers to held-out prompts before DPO" answers stage2
-step answers-dpo "Answers to held-out prompts after DPO" answers dpo
-"$bin/python" tools/compare_answers.py "$run/corpus/valid.jsonl" "$run"/answers/{stage2,dpo}.jsonl --show 6
+for stage in stage1 stage2 dpo; do
+  step "evaluate-$stage" "What $stage answers to what was held out" evaluate "$stage"
+done
+"$bin/python" tools/evaluate.py compare \
+  stage1="$run/evaluation/stage1" stage2="$run/evaluation/stage2" dpo="$run/evaluation/dpo" --output "$run/tables"
 
 cat <<TEXT
 
@@ -88,7 +78,8 @@ Done. In $run:
   packed/                rows; look at one: $bin/python tools/show_rows.py $run/packed/pairs
   stage1/ stage2/ dpo/   the runs: metrics.jsonl, config.yaml, checkpoints/
   loss.png               their losses
-  answers/               what the model said before and after DPO
+  evaluation/            what the model said after each stage, and what it is worth
+  tables/                the tables above, as Markdown, and report.html with plots and answers
   hf/                    the model in Hugging Face format
 
 Next:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from megatron_ring import config
@@ -18,6 +19,7 @@ from megatron_ring.config import (
 )
 from megatron_ring.config.base import Incidental, Part, content_of
 from megatron_ring.config.curation import CurateConfig
+from megatron_ring.config.evaluation import EvaluationConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "ling_lite_tiny"
 HF = f"model.hf_config={GOLDEN}"
@@ -210,6 +212,18 @@ def test_what_is_saved_reads_back_equal(tmp_path):
     packed = config.load(PackConfig, [], PACK)
     config.save(packed, tmp_path / "pack.yaml")
     assert config.load(PackConfig, [str(tmp_path / "pack.yaml")], []) == packed
+
+
+def test_any_reader_of_yaml_knows_what_is_saved(tmp_path):
+    """Paths are texts, also those that look like numbers."""
+    typed = ["tasks={gsm8k: {file: '007'}}", "output=out", "generator.replies=out/replies"]
+    typed += ["generator.model=m", "generator.endpoint=http://localhost:8000/v1"]
+    got = config.load(EvaluationConfig, [], typed)
+    config.save(got, tmp_path / "recipe.yaml")
+    plain = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert plain["tasks"]["gsm8k"]["file"] == "007" and plain["output"] == "out"
+    assert plain["generator"]["replies"] == "out/replies"
+    assert config.load(EvaluationConfig, [str(tmp_path / "recipe.yaml")], []) == got
 
 
 def test_the_schema_knows_what_the_models_know():

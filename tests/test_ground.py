@@ -14,6 +14,7 @@ import setuptools
 from packaging.requirements import Requirement
 
 from megatron_ring import config, parallel
+from megatron_ring.config.evaluation import EvaluationConfig
 
 ROOT = Path(__file__).parents[1]
 # import name -> name of the distribution, where they differ
@@ -28,6 +29,10 @@ DISTRIBUTIONS = {
     "wandb_workspaces": "wandb-workspaces",
     "tokenizers": "transformers",  # part of it, of a matching version
 }
+
+
+PLACES = ["tokenizer=t.model", "output=packed"]
+SOURCE = "sources=[{path: chats.jsonl}]"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,7 @@ def test_what_is_imported_is_required_and_the_other_way_round(package: dict) -> 
     }
     # Triton comes with CUDA builds of torch, FlashAttention 3 is built from source; then extras.
     optional = {"triton", "flash_attn_interface", "ray", "sentence-transformers"}
+    optional |= {"reasoning-gym"}  # problems of a small corpus: the extra quickstart
     optional |= {"math_verify", "sympy"}  # the program of a worker; sympy is math-verify's
     assert third_party("megatron_ring") - optional <= required
     assert third_party("tools") - optional <= required | extras
@@ -250,6 +256,28 @@ def test_quickstart_files_fit_each_other() -> None:
         assert pack.row_tokens <= run.model.max_position_embeddings
         assert 1e6 < num_weights(run.model) < 4e6
     assert "2,048 tokens" in script and run.model.vocab_size == 2048  # train_tokenizer's default
+
+
+def test_reproduction_files_fit_each_other() -> None:
+    folder, script = ROOT / "configs/repro", (ROOT / "launch/reproduce.sh").read_text()
+    pack = config.load(config.PackConfig, [str(folder / "pack.yaml")], [*PLACES, SOURCE])
+    pairs = config.load(config.PackConfig, [str(folder / "pairs.yaml")], PLACES)
+    for model, more in {"model/ling_tiny": "", "repro/h200/model": "h200/"}.items():
+        for stage in ("pretrain", "sft_stage1", "sft_stage2", "dpo"):
+            files = [ROOT / f"configs/{model}.yaml"]
+            names = ["train", stage, *([f"{more}train", f"{more}{stage}"] if more else [])]
+            files += [folder / f"{name}.yaml" for name in names]
+            run = config.load(
+                config.Config, list(map(str, files)), ["data.train=rows", "run.dir=r"]
+            )
+            row_tokens = (pairs if stage == "dpo" else pack).row_tokens
+            assert parallel.check_layout(run, world_size=1, row_tokens=row_tokens) == 1
+            assert row_tokens <= run.model.max_position_embeddings
+            assert set(run.loss.sources) <= {source.name for source in pairs.sources}
+            assert run.model.vocab_size == 2048  # train_tokenizer's default
+            assert f"train {stage}" in script
+    asked = config.load(EvaluationConfig, [str(folder / "evaluate.yaml")], ["output=out"])
+    assert {task.group for task in asked.tasks.values()} == {"reasoning", "general"}
 
 
 def test_paths_the_documents_name_exist() -> None:
