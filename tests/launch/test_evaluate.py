@@ -186,6 +186,7 @@ def test_the_port_is_free(job: dict[str, str], tmp_path: Path) -> None:
     assert status == 0 and f"on port {first}" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(cluster.missing() is not None, reason=str(cluster.missing()))
 def test_a_real_job_exports_serves_is_told_and_goes_on(job: dict[str, str], tmp_path: Path) -> None:
     """A checkpoint of ours; then a server that dies fails its job."""
