@@ -21,9 +21,10 @@ train() { # train STAGE
   two -m megatron_ring.train configs/model/ling_tiny.yaml configs/quickstart/{train,"$1"}.yaml
 }
 
-pack() { # pack NAME key=value...: rows of corpus/NAME.jsonl, unless a key says otherwise
-  "$bin/python" tools/pack.py configs/quickstart/pack.yaml \
-    "sources.0.path=$run/corpus/$1.jsonl" "output=$run/packed/$1" "${@:2}"
+pack() { # pack NAME FILE key=value...: rows of corpus/NAME.jsonl and, unless it is none, of FILE
+  local sources="{path: $run/corpus/$1.jsonl, domain: topic}"
+  if [ "$2" != none ]; then sources+=", {path: $run/corpus/$2.jsonl, domain: topic}"; fi
+  "$bin/python" tools/pack.py configs/quickstart/pack.yaml "sources=[$sources]" "output=$run/packed/$1" "${@:3}"
 }
 
 evaluate() { # evaluate STAGE: answers to what was held out, drawn at temperature 1, and grades
@@ -39,10 +40,9 @@ step curate "A teacher's answers to them, verified; samples for both stages, and
 step corpus "The samples" cp "$run"/curated/mix/{stage1,stage2,valid,valid_chats}.jsonl "$run/corpus"
 step tokenizer "A tokenizer of 2,048 tokens" \
   "$bin/python" tools/train_tokenizer.py "$run"/corpus/{stage1,stage2}.jsonl "$run/tokenizer/tokenizer.model"
-step pack-stage1 "Rows of 1,024 tokens for stage 1" pack stage1 epochs=3
-step pack-stage2 "Rows for stage 2" pack stage2 epochs=2
-step pack-valid "Rows that are held out" pack valid epochs=1 \
-  "sources.1={path: $run/corpus/valid_chats.jsonl, domain: topic}"
+step pack-stage1 "Rows of 1,024 tokens for stage 1" pack stage1 none epochs=3
+step pack-stage2 "Rows for stage 2" pack stage2 none epochs=2
+step pack-valid "Rows that are held out" pack valid valid_chats epochs=1
 
 step stage1 "Stage 1, reasoning: a tiny Ling on two processes, the experts spread over both" \
   train sft_stage1
