@@ -44,6 +44,9 @@ TAXONOMY = (
     "alone by the program's own labeller, which errs."
 )
 
+# Of what a benchmark was asked with: who was asked, and which seed. Columns differ in these.
+WHOSE = ("model", "checkpoint", "step", "weights", "seed")
+
 
 def build(frame: Frame, teller: Teller, with_taxonomy: bool = False) -> dict[str, Any]:
     """All numbers. ConfigError where seeds of a column and its baseline do not pair."""
@@ -137,7 +140,7 @@ def _sampling(columns: Sequence[Column], task: str) -> list[str]:
     keys = dict.fromkeys(key for asked in by_column.values() for one in asked for key in one)
     said = []
     for key in keys:
-        if key in ("model", "checkpoint", "seed"):
+        if key in WHOSE:
             continue
         values = {
             name: ", ".join(dict.fromkeys(str(one.get(key)) for one in asked))

@@ -286,7 +286,7 @@ def test_a_column_alone(runs: Path) -> None:
 def test_other_sampling_is_told(runs: Path, tmp_path: Path) -> None:
     other = shutil.copytree(runs / "sft", tmp_path / "other")
     results = json.loads((other / "results.json").read_text())
-    results["tasks"]["gsm8k"]["asked"] |= {"temperature": 0.0, "seed": 5}
+    results["tasks"]["gsm8k"]["asked"] |= {"temperature": 0.0, "seed": 5, "step": 9}
     (other / "results.json").write_text(json.dumps(results))
     found = build({"base": [runs / "base"], "sft": [runs / "sft", other]})
     assert found["notes"] == ["GSM8K: temperature is 0.6 in base, 0.6, 0.0 in sft."]
