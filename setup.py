@@ -29,6 +29,7 @@ REQUIRED = [
     # first; without its extras, which bring vllm and lighteval along.
     "datatrove>=0.10,<0.11",
     "loguru",  # datatrove's log, to silence it
+    "networkx",  # pairs the steps of plans in T-Eval; torch brings it
     "jsonschema>=4.18",  # tools' parameters
     "httpx>=0.27",  # judges and embeddings behind an endpoint
     "matplotlib",

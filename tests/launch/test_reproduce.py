@@ -59,4 +59,4 @@ def test_a_seed_that_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> No
     ended = reproduce(tmp_path, SEEDS="0", SIZES="--pretrain many")
     assert ended.returncode != 0
     assert f"seed 0 failed; the end of {tmp_path}/seed-0.log:" in ended.stdout
-    assert "'many' is not a valid int" in ended.stdout and not (tmp_path / "tables").exists()
+    assert "Invalid value for '--pretrain'" in ended.stdout and not (tmp_path / "tables").exists()

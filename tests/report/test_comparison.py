@@ -74,8 +74,8 @@ def test_all_is_drawn_without_complaints_or_requests(
     chrome: Any, made: Path, size: tuple[int, int]
 ) -> None:
     open_page(chrome, made, *size)
-    # Scores, differences, lengths; errors twice; won and lost of two pairs; two topics.
-    assert draw_all(chrome) == 3 + 2 + 2 + 2
+    # Scores, differences, lengths; errors twice; won and lost of two pairs; three topics.
+    assert draw_all(chrome) == 3 + 2 + 2 + 3
     blank = chrome.execute_script(
         "return [...document.querySelectorAll('.plot')].filter(p => "
         "![...p.querySelectorAll('.scatterlayer path, .barlayer path')].some(e => "

@@ -10,9 +10,10 @@ from megatron_ring import config
 from megatron_ring.convert import reference
 from megatron_ring.convert.sources import HFFolder
 from megatron_ring.data.tokenizer import load_tokenizer
+from megatron_ring.evaluation import tag_report
 from tests import ranks
 from tests.model.layouts import GOLDEN
-from tools import compare_answers, sample
+from tools import sample
 
 TINY = GOLDEN / "ling_lite_tiny"
 PROMPTS = ["What is 3 + 4?", "What is 10 + 21? Why?"]
@@ -133,19 +134,14 @@ def test_on_two_ranks_the_same_is_drawn(packed, tmp_path):
 
 
 def test_think_tags_are_counted_from_its_lines(packed, tmp_path):
-    """What is cut, and what the template opens: compare_answers.py takes the lines as they are."""
+    """What is cut, and what the template opens: a line says what counts them."""
     words = load_tokenizer(packed / "tokenizer")
     words.save(tmp_path / "words")
     template = tmp_path / "words/chat_template.jinja"
     opening = "{%- if add_generation_prompt -%}{{- '<think>\\n' -}}{%- endif -%}"
     template.write_text(template.read_text() + opening)
-    output, corpus = tmp_path / "answers.jsonl", tmp_path / "corpus.jsonl"
+    output = tmp_path / "answers.jsonl"
     stop = by_reference(prompt_ids(words, PROMPTS[1]), 1, words.size)
-    chats = [
-        [{"role": "user", "content": p}, {"role": "assistant", "content": "<think>a</think>b"}]
-        for p in PROMPTS
-    ]
-    corpus.write_text("".join(json.dumps({"messages": m}) + "\n" for m in chats))
     for folder, primed in ((packed / "tokenizer", False), (tmp_path / "words", True)):
         more = (str(folder), output, 1, 1.0, [words.decode(stop)])
         sample.main(str(TINY), PROMPTS, None, None, 5, 0.0, 0, *more)
@@ -153,8 +149,7 @@ def test_think_tags_are_counted_from_its_lines(packed, tmp_path):
         assert {line["primed"] for line in lines} == {primed}
         for line in lines:
             assert line["finish_reason"] == {"stop": "stop", "length": "length"}[line["ended"]]
-        _, scores = compare_answers.compare(corpus, [output], 0)
-        tags = scores["answers"].tags
+        tags = tag_report.count(line | {"text": line["answer"]} for line in lines)
         cut = sum(line["finish_reason"] == "length" for line in lines)
         assert (tags.answers, tags.truncated) == (2, cut)
         # None opens a thought; primed, the template has.
