@@ -19,17 +19,17 @@ reproduce: install  ## pre-training, both stages and DPO of a tiny Ling, three s
 	@VENV=$(VENV) FRESH=$(FRESH) launch/reproduce.sh
 
 test: install  ## the fast test-suite and the linter, as CI runs them
-	$(PYTEST) -m "not gpu and not multi_gpu and not slow" -n $(WORKERS)
+	$(PYTEST) -m "not gpu and not multi_gpu and not slow" -n $(WORKERS) --dist worksteal
 	@$(MAKE) --no-print-directory lint
 
 test-slow: install  ## the long CPU tests
-	$(PYTEST) -m "slow and not gpu and not multi_gpu" -n $(WORKERS)
+	$(PYTEST) -m "slow and not gpu and not multi_gpu" -n $(WORKERS) --dist worksteal
 
 test-gpu: install  ## the tests that need CUDA devices
 	$(PYTEST) -m "gpu or multi_gpu"
 
 compat:  ## the test-suite on Python 3.12 with the newer megatron-core
-	tests/compat.sh -m "not gpu and not multi_gpu and not slow" -n $(WORKERS)
+	tests/compat.sh -m "not gpu and not multi_gpu and not slow" -n $(WORKERS) --dist worksteal
 
 lint: install  ## ruff check and ruff format --check
 	$(VENV)/bin/python -m ruff check .

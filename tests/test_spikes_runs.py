@@ -118,7 +118,10 @@ def test_nan_in_one_ranks_gradient_loses_nothing(layout, packed, tmp_path, capfd
         assert ring["progress"][key] == other["progress"][key]
 
 
-@pytest.mark.parametrize(("kill_at", "save_every"), [(1, 1), (5, 2), (8, 4)])
+@pytest.mark.parametrize(
+    ("kill_at", "save_every"),
+    [(5, 2), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((1, 1), (8, 4)))],
+)
 def test_killed_among_spikes_and_resumed_is_the_undisturbed_run(
     kill_at, save_every, packed, tmp_path
 ):

@@ -23,6 +23,7 @@ def local(tmp_path_factory):
     return outcome(run.run(load(*RECIPE, output=output)).output)
 
 
+@pytest.mark.slow
 def test_ray(local, tmp_path):
     pytest.importorskip("ray", reason="Ray is an extra: pip install 'megatron-ring[ray]'")
     config = load(*PARTS, "executor=ray", output=tmp_path / "out")

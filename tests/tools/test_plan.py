@@ -21,6 +21,7 @@ def ask(*arguments):
     return CliRunner().invoke(plan.app, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_what_does(tmp_path):
     done = ask(*LITE, "parallel.ep=8", "--memory", "80GB", "--json", tmp_path / "plan.json")
     assert done.exit_code == 1
