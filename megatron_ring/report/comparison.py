@@ -6,45 +6,16 @@ It draws what tools/evaluate.py compare counted (tables.json), and knows nothing
 import html
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import plotly.offline
+from megatron_ring.report.page import framed
 
-from megatron_ring.report.page import POLICY, as_json
-
-HERE = Path(__file__).parent
 NOTHING = "—"
 Cell = dict[str, Any]
 Rows = list[dict[str, Any]]
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>{css}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<div id="runs" role="group" aria-label="checkpoints shown"></div>
-<nav>{nav}</nav>
-</header>
-<main>
-{sections}
-<footer>{footer}</footer>
-</main>
-<script type="application/json" id="data">{data}</script>
-<script>{plotly}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+HEADER = """<div id="runs" role="group" aria-label="checkpoints shown"></div>
+<nav>{nav}</nav>"""
 
 
 def render(told: dict[str, Any], shown: Sequence[dict[str, Any]], title: str) -> str:
@@ -57,24 +28,14 @@ def render(told: dict[str, Any], shown: Sequence[dict[str, Any]], title: str) ->
         "about": ("Runs", _about(told)),
     }
     there = {key: part for key, part in parts.items() if part[1]}
-    return PAGE.format(
-        policy=POLICY,
-        title=html.escape(title),
-        css=_file("page.css") + _file("comparison.css"),
-        nav="".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in there.items()),
-        sections="\n".join(
-            f'<section id="{key}"><h2>{name}</h2>{body}</section>'
-            for key, (name, body) in there.items()
-        ),
-        footer=f"Written {time.strftime('%Y-%m-%d %H:%M')} by tools/evaluate.py compare.",
-        data=as_json(_for_charts(told)),
-        plotly=plotly.offline.get_plotlyjs(),
-        script=_file("comparison.js"),
+    nav = "".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in there.items())
+    sections = "\n".join(
+        f'<section id="{key}"><h2>{name}</h2>{body}</section>'
+        for key, (name, body) in there.items()
     )
-
-
-def _file(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+    footer = f"Written {time.strftime('%Y-%m-%d %H:%M')} by tools/evaluate.py compare."
+    header = HEADER.format(nav=nav)
+    return framed(title, header, sections, footer, _for_charts(told), "comparison")
 
 
 def _for_charts(told: dict[str, Any]) -> dict[str, Any]:

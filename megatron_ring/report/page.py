@@ -18,7 +18,7 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
 
-PAGE = """<!DOCTYPE html>
+FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -32,17 +32,10 @@ PAGE = """<!DOCTYPE html>
 <body>
 <header>
 <h1>{title}</h1>
-<div id="runs" role="group" aria-label="runs shown"></div>
-<div id="controls"></div>
-<nav id="sections"></nav>
+{header}
 </header>
 <main>
-<section id="overview"><h2>Overview</h2>
-{overview}
-{config}
-</section>
-<div id="charts"></div>
-{events}
+{main}
 <footer>{footer}</footer>
 </main>
 <script type="application/json" id="data">{data}</script>
@@ -51,6 +44,15 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+HEADER = """<div id="runs" role="group" aria-label="runs shown"></div>
+<div id="controls"></div>
+<nav id="sections"></nav>"""
+MAIN = """<section id="overview"><h2>Overview</h2>
+{overview}
+{config}
+</section>
+<div id="charts"></div>
+{events}"""
 
 NOTE = (
     "Thick lines are means over a fiftieth of a run around each step, faint ones the values. "
@@ -73,17 +75,28 @@ def render(runs: list[Run], title: str) -> str:
         when=time.strftime("%Y-%m-%d %H:%M"),
         files=f"metrics.jsonl of {len(runs)} run{'s' * (len(runs) > 1)}",
     )
-    return PAGE.format(
+    main = MAIN.format(
+        overview=_overview(runs), config=_config(runs), events=_events(shown["runs"])
+    )
+    return framed(title, HEADER, main, html.escape(footer), shown, "page")
+
+
+def framed(title: str, header: str, main: str, footer: str, shown: Any, name: str) -> str:
+    """A page around HTML of its parts, with page.css and the script NAME.js, which draws `shown`.
+
+    The style sheet NAME.css comes after page.css.
+    """
+    sheets = dict.fromkeys(("page.css", f"{name}.css"))
+    return FRAME.format(
         policy=POLICY,
         title=html.escape(title),
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
-        overview=_overview(runs),
-        config=_config(runs),
-        events=_events(shown["runs"]),
-        footer=html.escape(footer),
+        css="".join((HERE / sheet).read_text(encoding="utf-8") for sheet in sheets),
+        header=header,
+        main=main,
+        footer=footer,
         data=as_json(shown),
         plotly=plotly.offline.get_plotlyjs(),
-        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        script=(HERE / f"{name}.js").read_text(encoding="utf-8"),
     )
 
 

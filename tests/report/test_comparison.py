@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from megatron_ring.evaluation.run import Teller
 from megatron_ring.report import comparison
 from tests.evaluation.comparing import make_runs
 from tests.report.test_page import (
+    NAUGHTY,
     browser_test,
     complaints,
     data_of,
@@ -23,18 +23,8 @@ from tests.report.test_page import (
     requests,
     until,
 )
-from tools import bench_report
 
-NAUGHTY = '<img src=x onerror="alert(1)"></script>&amp;%{x}'
 PLOT = "document.querySelector(\"[data-chart='{name}']\")"
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Any]:
-    opened = bench_report.browser()
-    opened.set_script_timeout(60)
-    yield opened
-    opened.quit()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ browser_test = pytest.mark.skipif(
     bool(MISSING), reason=f"no {' and no '.join(MISSING)}: apt-get install chromium chromium-driver"
 )
 NAUGHTY = '<img src=x onerror="alert(1)"></script>&amp;%{x}'
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Any]:
-    opened = bench_report.browser()
-    opened.set_script_timeout(60)
-    yield opened
-    opened.quit()
 
 
 @pytest.fixture(scope="module")
