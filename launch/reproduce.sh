@@ -3,8 +3,8 @@
 # SFT stage 1 (reasoning alone), stage 2 (mixed) and DPO (general and structural pairs); each is evaluated on what was
 # held out, and the report's Tables 2 and 3 are drawn at the end. All lands in runs/repro.
 #
-#   launch/reproduce.sh                           # three seeds, two at a time: a laptop, about an hour
-#   SEEDS="0 1 2 3 4" JOBS=4 launch/reproduce.sh
+#   launch/reproduce.sh                           # three seeds side by side: a laptop, about an hour
+#   SEEDS="0 1 2 3 4" JOBS=5 launch/reproduce.sh
 #   SCALE=h200 JOBS=1 launch/reproduce.sh         # larger, on one GPU
 #   launch/reproduce.sh 3                         # the road of seed 3 alone, without the tables
 #   SIZES="--pretrain 600 --stage1 1200 --stage2 600 --general 600 --test 60" launch/reproduce.sh      # a rehearsal
@@ -21,8 +21,8 @@ source launch/steps.sh
 
 case $scale in # sizes: options of tools/make_repro_corpus.py
   cpu)
-    model=configs/model/ling_tiny.yaml
-    sizes=(--pretrain 1200 --stage1 7200 --stage2 1800 --general 2400 --test 240)
+    model=configs/repro/model.yaml
+    sizes=(--pretrain 1200 --stage1 14400 --stage2 1800 --general 2400 --test 240)
     ;;
   h200)
     model=configs/repro/h200/model.yaml
@@ -46,9 +46,9 @@ pack() { # pack STAGE FILE...: rows of chats
   local name=$1 sources='' file
   shift
   for file; do sources+="{path: $run/$file, domain: topic},"; done
-  local learn=answers epochs=2
+  local learn=answers epochs=3
   if [ "$name" = pretrain ]; then learn=all; fi
-  if [ "$name" = sft_stage1 ]; then epochs=4; fi # thoughts are what is new
+  if [ "$name" = sft_stage2 ]; then epochs=2; fi
   "$bin/python" tools/pack.py configs/repro/pack.yaml "tokenizer=$run/tokenizer/tokenizer.model" \
     "output=$run/packed/$name" "learn=$learn" "epochs=$epochs" "seed=$((1234 + seed))" "sources=[$sources]"
 }
@@ -103,10 +103,10 @@ fi
 
 if [ -n "${FRESH:-}" ]; then rm -rf "$root"; fi
 mkdir -p "$root"
-echo "seeds $seeds, ${JOBS:-2} at a time; what each says is in $root/seed-N.log"
+echo "seeds $seeds, ${JOBS:-3} at a time; what each says is in $root/seed-N.log"
 start=$SECONDS
 # shellcheck disable=SC2016 # $0 is the inner shell's
-printf '%s\n' $seeds | xargs -P "${JOBS:-2}" -I{} sh -c '
+printf '%s\n' $seeds | xargs -P "${JOBS:-3}" -I{} sh -c '
   if "$0" {} >"$1/seed-{}.log" 2>&1; then echo "seed {}: done"
   else echo "seed {} failed; the end of $1/seed-{}.log:"; tail -n 20 "$1/seed-{}.log"; exit 255; fi' "$0" "$root"
 columns=()

@@ -3,7 +3,7 @@
     python tools/make_repro_corpus.py runs/repro/seed-0/raw --seed 0
 
 Reasoning problems come from the `reasoning-gym` package, general samples (facts, instructions,
-calls of tools, sums) from megatron_ring/small_corpus. Writes
+calls of tools, sums, repeats) from megatron_ring/small_corpus. Writes
     pretrain.jsonl     chats of all kinds; problems have their answer alone, no thought
     problems.jsonl     for both stages: problems that a teacher is to work out
     general.jsonl      general chats of stage 2
@@ -109,9 +109,10 @@ def make(sizes: dict[str, int], general_size: int, test: int, seed: int) -> dict
     base = sizes["pretrain"]
     plain = [
         *islice(general.facts(rng), 3 * base),  # each fact several times: it is learnt by heart
-        *islice(general.arithmetic(rng), 8 * base),
+        *islice(general.arithmetic(rng), 3 * base),
+        *islice(general.repeats(rng), 5 * base),  # to copy comes late, and calls need it
         *_unseen(general.instructions(rng), seen, 2 * base),
-        *_unseen(general.calls(rng), seen, 3 * base),  # to copy comes late
+        *_unseen(general.calls(rng), seen, 4 * base),
     ]
     mixed = [*map(direct, dealt["pretrain"]), *map(thoughtless, plain)]
     stages = [row for part in ("stage1", "stage2") for row in dealt[part]]
@@ -131,7 +132,7 @@ def _once(samples: Iterator[Row]) -> list[Row]:
 def main(
     output: Annotated[Path, typer.Argument(help="folder for the files")],
     pretrain: Annotated[int, typer.Option(help="different problems for pre-training")] = 1200,
-    stage1: Annotated[int, typer.Option(help="different problems of stage 1")] = 7200,
+    stage1: Annotated[int, typer.Option(help="different problems of stage 1")] = 14400,
     stage2: Annotated[int, typer.Option(help="different problems of stage 2")] = 1800,
     general: Annotated[int, typer.Option(help="general chats of stage 2")] = 1800,
     test: Annotated[int, typer.Option(help="items of each test, at most")] = 240,

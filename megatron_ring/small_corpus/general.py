@@ -66,6 +66,17 @@ def arithmetic(rng: random.Random) -> Iterator[Sample]:
         yield _sample("arithmetic", f"{asked} =", {"content": str(answer)})
 
 
+def repeats(rng: random.Random) -> Iterator[Sample]:
+    """Words and numbers to be said again: to copy is what a small model learns last of all."""
+    values = dict(table("tools"))["values"].values()
+    words = [*SUBJECTS, *TRAITS, *(word for of in values if isinstance(of, list) for word in of)]
+    while True:
+        some = [rng.choice([rng.choice(words), str(rng.randint(0, 99))]) for _ in range(6)]
+        said = rng.choice([" ", ", ", "; ", " + "]).join(some[: rng.randint(2, 6)])
+        asked = rng.choice(["Repeat: {}", "Say this again: {}", "Write this once more: {}"])
+        yield _sample("repeats", asked.format(said), {"content": said})
+
+
 def instructions(rng: random.Random) -> Iterator[Sample]:
     """Something to say, in a shape or in a manner or both, and words that do."""
     while True:

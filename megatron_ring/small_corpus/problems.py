@@ -23,8 +23,8 @@ TASKS: Settings = {  # of the quickstart
 # enough for a model of two million weights.
 FAMILIES: Settings = {
     "chain_sum": {"max_terms": 4, "max_digits": 1},
-    "gcd": {"max_value": 60},
-    "simple_equations": {"max_terms": 3, "max_value": 9},
+    "gcd": {"max_value": 99},
+    "simple_equations": {"max_terms": 3, "max_value": 12},
     "leg_counting": {"min_animals": 1, "max_animals": 2, "max_instances": 9},
 }
 

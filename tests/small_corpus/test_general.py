@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -72,6 +73,16 @@ def test_sums_are_right_and_legs_are_the_problems_own() -> None:
     assert seen == set("+-*/%")
     legs = dict(general.table("facts"))["legs"]["known"]
     assert legs == ANIMALS
+
+
+def test_repeats_are_the_words_of_the_prompt() -> None:
+    samples = list(islice(general.repeats(random.Random(7)), 300))
+    lengths = set()
+    for sample in samples:
+        asked, answer = (turn["content"] for turn in sample["messages"])
+        assert asked.endswith(answer) and asked != answer
+        lengths.add(len(re.split(r" \+ |; |, | ", answer)))
+    assert {2, 3, 4, 5, 6} <= lengths
 
 
 def test_all_shapes_manners_and_tools_come(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_sizes(made: dict[str, list[dict[str, Any]]]) -> None:
     topics = [one["topic"] for one in made["general"]]
     assert [topics.count(topic) for topic in TESTS[1:]] == [30, 30, 30]
     topics = [one["topic"] for one in made["pretrain"]]
-    assert [topics.count(topic) for topic in TESTS[1:]] == [180, 120, 180]
-    assert topics.count("arithmetic") == 480
+    assert [topics.count(topic) for topic in TESTS[1:]] == [180, 120, 240]
+    assert topics.count("arithmetic") == 180 and topics.count("repeats") == 300
     problems = [one for one in made["pretrain"] if one["topic"] == "reasoning"]
     assert len(prompts(problems)) == 60
 
