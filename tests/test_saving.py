@@ -88,10 +88,16 @@ def main_that_dies(options, where, victims, number):
     train.main(options)
 
 
-@pytest.mark.parametrize("victims", [(1,), (0, 1)], ids=["one rank", "all ranks"])
 @pytest.mark.parametrize(
-    ("where", "number", "left"),
-    [("step", 6, 4), ("save", 3, 4), ("end of save", 2, 2)],
+    ("where", "number", "left", "victims"),
+    [
+        ("step", 6, 4, (1,)),
+        ("save", 3, 4, (0, 1)),
+        ("end of save", 2, 2, (1,)),
+        pytest.param("step", 6, 4, (0, 1), marks=pytest.mark.slow),
+        pytest.param("save", 3, 4, (1,), marks=pytest.mark.slow),
+        pytest.param("end of save", 2, 2, (0, 1), marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed(where, number, left, victims, calm, packed, tmp_path, capfd):
     """Nothing is lost beyond the last save, and the losses are the same bit by bit."""

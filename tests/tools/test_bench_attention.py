@@ -94,6 +94,7 @@ def test_judgement_of_figures_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_peak_of_a_process_of_its_own():
     """Inputs of 4096 × 4 × 8 in fp32 are 0.5 MiB; a mask of 4096² bytes alone is 16."""
     bench = Bench(CASE, Shape("", [64] * 64), bench_attention.platform.prepare())

@@ -40,6 +40,7 @@ def test_a_wrong_gradient_shows(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_peak_of_a_process_of_its_own():
     """Logits of 4096 × 8192 in fp32 are 128 MiB; ours 8 at a time, with an fp32 block beside."""
     case = bench_head.Case(4096, 8192, 32, 256, "float32", False, "torch", 1)
