@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-12  # of a share of answers
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _bounded_mean(
     """
     x = np.asarray(values, dtype=float)
     w = np.full(len(x), 1 / len(x)) if weights is None else np.asarray(weights) / sum(weights)
-    mean, n = float(w @ x), 1 / float(w @ w)
+    mean, n = min(max(float(w @ x), 0.0), 1.0), 1 / float(w @ w)
     centre = np.full(len(x), mean)
     for group in set(groups or ()):
         own = np.array([one == group for one in groups or ()])
@@ -126,7 +127,10 @@ def _bounded_mean(
     variance = float(w**2 @ (x - centre) ** 2)  # of the mean
     spread = max(mean * (1 - mean), 0.0)
     most = draws * n / len(x)
-    effective = min(spread / variance, most) if variance > 0 else most if spread else n
+    if spread < ROUNDING:  # all are 0 or all are 1, but for the last digit of the mean
+        effective = n
+    else:
+        effective = min(spread / variance, most) if variance > 0 else most
     z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
     middle = (mean + z2 / (2 * effective)) / (1 + z2 / effective)
     reach = math.sqrt(z2 * spread / effective + (z2 / (2 * effective)) ** 2)

@@ -38,6 +38,14 @@ def test_nothing_right_and_all_right_have_a_width() -> None:
     assert (all_right.low, all_right.high) == pytest.approx((1 - none.high, 1))
 
 
+def test_rounding_of_all_right_is_no_spread() -> None:
+    """The mean of 49 ones, each with the weight 1/49, is not 1 to the last digit."""
+    for n in range(1, 300):
+        found = avg_at_k([[1]] * n)
+        assert (found.value, found.high) == pytest.approx((1, 1))
+        assert found.value <= 1 and found.low == pytest.approx(n / (n + 3.841459))
+
+
 def test_alike_items_are_as_good_as_all_their_answers() -> None:
     """Half right in each item, so that items do not vary: Wilson's for 4 of 8."""
     found = avg_at_k([[1, 0]] * 4)
