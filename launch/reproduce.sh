@@ -48,7 +48,7 @@ pack() { # pack STAGE FILE...: rows of chats
   for file; do sources+="{path: $run/$file, domain: topic},"; done
   local learn=answers epochs=3
   if [ "$name" = pretrain ]; then learn=all; fi
-  if [ "$name" = sft_stage2 ]; then epochs=2; fi
+  if [ "$name" = sft_stage2 ]; then epochs=4; fi # it is short, and has to bring much back
   "$bin/python" tools/pack.py configs/repro/pack.yaml "tokenizer=$run/tokenizer/tokenizer.model" \
     "output=$run/packed/$name" "learn=$learn" "epochs=$epochs" "seed=$((1234 + seed))" "sources=[$sources]"
 }
