@@ -16,6 +16,12 @@ bin=${VENV:-.venv}/bin
 root=${OUTPUT:-runs/repro}
 scale=${SCALE:-cpu}
 seeds=${SEEDS:-0 1 2}
+for number in $seeds; do
+  if ! [[ $number =~ ^[0-9]+$ ]]; then
+    echo "error: SEEDS=$seeds: $number is no number" >&2
+    exit 2
+  fi
+done
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a process a seed; more threads would only wait
 source launch/steps.sh
 

@@ -215,6 +215,8 @@ def compare(console: Console, arguments: list[str]) -> int:
     folders = reading.parse([one for one in left if one != "--taxonomy"])
     if not wanted["--output"]:
         raise ConfigError("--output is missing: the folder of the tables")
+    if Path(wanted["--output"]).is_file():
+        raise ConfigError(f"--output {wanted['--output']} is a file; tables want a folder")
     against = reading.baselines(list(folders), wanted["--baseline"])
     teller, output = ConsoleTeller(console), Path(wanted["--output"])
     frame = Frame(reading.read(folders, teller), against)
@@ -235,6 +237,7 @@ def compare(console: Console, arguments: list[str]) -> int:
 
 def tasks(console: Console, arguments: list[str]) -> int:
     """Print all benchmarks."""
+    nothing_more(arguments)
     table = Table("name", "title", "samples", "version")
     with Means(GradingConfig()) as means:
         for name in TASKS:
@@ -246,8 +249,15 @@ def tasks(console: Console, arguments: list[str]) -> int:
 
 def schema(console: Console, arguments: list[str]) -> int:
     """Print the JSON schema of recipes, for editors."""
+    nothing_more(arguments)
     sys.stdout.write(configuration.json_schema(EvaluationConfig))
     return 0
+
+
+def nothing_more(arguments: list[str]) -> None:
+    """ConfigError for arguments of a command that has none."""
+    if arguments:
+        raise ConfigError(f"{arguments[0]!r}: this command takes no argument")
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:

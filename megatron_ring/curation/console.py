@@ -81,6 +81,8 @@ def take_options(arguments: list[str], options: dict[str, str]) -> tuple[dict[st
 
 def one_folder(arguments: list[str], tool: str) -> Path:
     """The folder that a command is given; `tool` wrote it."""
+    if unknown := [argument for argument in arguments if argument.startswith("-")]:
+        raise ConfigError(f"unknown option {unknown[0]!r}")
     if len(arguments) != 1:
         raise ConfigError(f"give one folder that {tool} run wrote, not {len(arguments)}")
     if not Path(arguments[0]).is_dir():

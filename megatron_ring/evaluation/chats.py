@@ -8,6 +8,7 @@ a corpus can be asked. What right means, a line decides:
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from megatron_ring.config.curation.collect import CheckToolsConfig
 from megatron_ring.config.evaluation import TaskConfig
 from megatron_ring.curation.collect.answers import as_number, normal
 from megatron_ring.curation.collect.tools import CheckTools
+from megatron_ring.curation.segment import ROLES
 from megatron_ring.evaluation.data import Row, Source, rows
 from megatron_ring.evaluation.ifeval.rules import RULES, follows
 from megatron_ring.evaluation.task import Average, Grade, Item
@@ -80,11 +82,15 @@ class ChatSamples:
         if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
             raise ConfigError(f"{where} has no messages; its keys are {', '.join(row) or 'none'}")
         last = messages[-1] if messages else {}
-        if last.get("role") != "assistant" or len(messages) < 2:
+        if last.get("role") != "assistant":
             raise ConfigError(
                 f"{where}: its last turn is of role {last.get('role')!r}; it must be the "
                 "assistant's, the right answer, with a prompt before it"
             )
+        if len(messages) < 2:
+            raise ConfigError(f"{where}: its only turn is the answer; a prompt stands before that")
+        for number, turn in enumerate(messages, 1):
+            _check_turn(f"{where}: turn {number}", turn)
         calls = [_function(where, call) for call in last.get("tool_calls") or ()]
         answer = split(last.get("content") or "").answer.strip()
         if not answer and not calls:
@@ -96,6 +102,7 @@ class ChatSamples:
                     f"{where}: no rule for instruction {one.get('id')!r}; known: "
                     f"{', '.join(sorted(RULES))}"
                 )
+            _check_arguments(where, one)
         return Item(
             id=str(row.get("id", number)),
             messages=messages[:-1],
@@ -103,6 +110,25 @@ class ChatSamples:
             gold={"answer": answer, "calls": calls, "instructions": instructions},
             facts={key: str(row[key]) for key in FACTS if row.get(key)},
         )
+
+
+def _check_turn(where: str, turn: Mapping[str, Any]) -> None:
+    role, content = turn.get("role"), turn.get("content")
+    if role not in ROLES:
+        raise ConfigError(f"{where}: unknown role {role!r}; it is one of {', '.join(ROLES)}")
+    if not isinstance(content, str) and (content is not None or role != "assistant"):
+        raise ConfigError(f"{where} ({role}): content is {type(content).__name__}, not text")
+
+
+def _check_arguments(where: str, one: Mapping[str, Any]) -> None:
+    """That an instruction can be judged, before anybody is asked: a word is."""
+    name, of = one["id"], one.get("kwargs") or {}
+    if missing := [key for key in RULES[name][1] if key not in of]:
+        raise ConfigError(f"{where}: instruction {name} lacks kwargs {', '.join(missing)}")
+    try:
+        follows("word", name, of)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise ConfigError(f"{where}: instruction {name} with kwargs {of}: {error}") from None
 
 
 def _followed(answer: str, one: Mapping[str, Any]) -> bool:

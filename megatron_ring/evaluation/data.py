@@ -131,10 +131,19 @@ def _parsed(path: str, content: bytes, heads: tuple[str, ...]) -> list[Row]:
         return list(csv.DictReader(io.StringIO(text, newline=""), heads or None))
     # Some publish an object a line as .json.
     whole = ending == ".json" and text.lstrip().startswith("[")
-    found = json.loads(text) if whole else [json.loads(x) for x in text.split("\n") if x.strip()]
+    found = json.loads(text) if whole else list(_lines(text))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError("a list of objects is wanted, or an object a line")
     return found
+
+
+def _lines(text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
 
 
 def _hub_rows(key: str, options: TaskConfig, source: Source) -> Iterator[Row]:

@@ -29,7 +29,7 @@ from megatron_ring.evaluation.task import Grade, Item, Task
 
 RECIPE, RESULTS = "recipe.yaml", "results.json"
 CUT = "length"  # finish of an answer that was cut at max_tokens
-AGAIN = "run the same command again, which asks for nothing that is among the replies"
+AGAIN = "give the command of its `run` again, which asks for nothing that is among the replies"
 PARTS = ("task", "id", "sample", "asked", "version", "text", "finish", "card")  # of a sample
 TRUNCATED = "truncated"  # verdict of such an answer, unless it was right all the same
 
@@ -257,7 +257,13 @@ def _file(output: Path, kind: str, name: str) -> Path:
 
 def load_results(output: Path) -> dict[str, Any]:
     """What a run found; ConfigError where there is no such run."""
-    found = read_json(output / RESULTS)
+    try:
+        found = read_json(output / RESULTS)
+    except ValueError as error:
+        raise ConfigError(
+            f"{output / RESULTS} cannot be read: {error}; python tools/evaluate.py grade {output} "
+            "writes it again"
+        ) from None
     if found is None:
         raise ConfigError(f"{output} has no {RESULTS}; finish the run first")
     return found

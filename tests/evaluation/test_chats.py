@@ -113,6 +113,10 @@ def test_instructions(tmp_path: Path) -> None:
     assert found.detail == "not followed: " + ", ".join(one["id"] for one in rules)
 
 
+WORDS = "length_constraints:number_words"
+FEW = {"relation": "about", "num_words": 5}
+
+
 @pytest.mark.parametrize(
     ("sample", "told"),
     [
@@ -124,8 +128,19 @@ def test_instructions(tmp_path: Path) -> None:
         ),
         (
             {"messages": ask("7")[1:]},
-            "sample 1: its last turn is of role 'assistant'; it must be the assistant's, the right "
-            "answer, with a prompt before it",
+            "sample 1: its only turn is the answer; a prompt stands before that",
+        ),
+        (
+            {"messages": [{"role": "usr", "content": "?"}, *ask("7")[1:]]},
+            "sample 1: turn 1: unknown role 'usr'; it is one of system, user, assistant, tool",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 5}, *ask("7")[1:]]},
+            "sample 1: turn 1 (user): content is int, not text",
+        ),
+        (
+            {"messages": [{"role": "user"}, *ask("7")[1:]]},
+            "sample 1: turn 1 (user): content is NoneType, not text",
         ),
         (
             {"messages": ask("<think>\n7\n</think>\n\n")},
@@ -139,6 +154,15 @@ def test_instructions(tmp_path: Path) -> None:
             {"messages": ask("7"), "instructions": [{"id": "rhymes"}]},
             "sample 1: no rule for instruction 'rhymes'; known: change_case:capital_word_frequency",
         ),
+        (
+            {"messages": ask("7"), "instructions": [{"id": WORDS, "kwargs": {"num_words": 5}}]},
+            f"sample 1: instruction {WORDS} lacks kwargs relation",
+        ),
+        (
+            {"messages": ask("7"), "instructions": [{"id": WORDS, "kwargs": FEW}]},
+            f"sample 1: instruction {WORDS} with kwargs {FEW}: relation 'about' is neither 'at "
+            "least' nor 'less than'",
+        ),
     ],
 )
 def test_samples_that_cannot_be_asked(tmp_path: Path, sample: dict[str, Any], told: str) -> None:
@@ -146,6 +170,17 @@ def test_samples_that_cannot_be_asked(tmp_path: Path, sample: dict[str, Any], to
     with pytest.raises(ConfigError) as caught:
         task.items()
     assert str(caught.value).startswith(f"tasks.mine.file={task.options.file}: {told}")
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"messages": ask("7")}) + "\n\n{'messages': 1}\n")
+    with pytest.raises(ConfigError) as caught:
+        ChatSamples("mine", TaskConfig(kind="chats", file=file)).items()
+    assert str(caught.value) == (
+        f"tasks.mine.file={file}: cannot read mine.jsonl: line 3, column 2: Expecting property "
+        "name enclosed in double quotes"
+    )
 
 
 def test_it_has_any_name_and_needs_a_file() -> None:

@@ -235,7 +235,9 @@ def test_damaged_files_are_told_and_made_anew(server: Serving, tmp_path: Path) -
     asked, before = Asked(server), files(tmp_path)
     out = tmp_path / "out"
     samples, items = out / "samples/gsm8k.jsonl", out / "items/gsm8k.jsonl"
-    again = "; run the same command again, which asks for nothing that is among the replies"
+    again = (
+        "; give the command of its `run` again, which asks for nothing that is among the replies"
+    )
 
     def without(path: Path, old: str, new: str) -> str:
         text = path.read_text()

@@ -55,6 +55,11 @@ def test_a_scale_that_is_none(tmp_path: Path) -> None:
     assert ended.stderr == "error: SCALE=tpu is neither cpu nor h200\n"
 
 
+def test_a_seed_that_is_none(tmp_path: Path) -> None:
+    ended = reproduce(tmp_path, SEEDS="0 a")
+    assert (ended.returncode, ended.stderr) == (2, "error: SEEDS=0 a: a is no number\n")
+
+
 def test_a_seed_that_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     ended = reproduce(tmp_path, SEEDS="0", SIZES="--pretrain many")
     assert ended.returncode != 0

@@ -95,7 +95,7 @@ def test_checkpoints_are_compared(
     status, said = call(capsys, "compare", *columns, "--output", output, "--baseline", "dpo")
     assert status == 1 and "--baseline dpo: no such column; there are: previous, first, " in said
     status, said = call(capsys, "compare", *columns, "--output", output, "--nonsense")
-    assert status == 1 and "'--nonsense' is no column" in said
+    assert status == 1 and "unknown option '--nonsense'" in said
 
 
 def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +103,14 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (status, said) == (1, f"error: {tmp_path} has no run in it: there is no recipe.yaml\n")
     status, said = call(capsys, "run", CONFIGS / "gsm8k.yaml")
     assert (status, said) == (1, "error: missing config key generator.model\n")
+    for command in ("tasks", "schema"):
+        status, said = call(capsys, command, "more")
+        assert (status, said) == (1, "error: 'more': this command takes no argument\n")
+    status, said = call(capsys, "grade", tmp_path, "--limit", "3")
+    assert (status, said) == (1, "error: unknown option '--limit'\n")
+    (tmp_path / "file").touch()
+    status, said = call(capsys, "compare", "a=x", "--output", tmp_path / "file")
+    assert status == 1 and "file is a file; tables want a folder" in said.replace("\n", "")
     status, said = call(capsys, "ask")
     assert (
         status == 1

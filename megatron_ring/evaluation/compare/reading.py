@@ -41,6 +41,7 @@ class Item:
     """What was asked."""
 
     prompt: str  # a checksum of all turns and tools
+    gold: str  # one of the right answer
     text: str  # the user's turns
     facts: dict[str, Any]
 
@@ -98,6 +99,10 @@ def parse(arguments: Sequence[str]) -> dict[str, list[Path]]:
     """Folders by column, of `COLUMN=OUT[,OUT...]`; ConfigError says what is wrong with one."""
     found: dict[str, list[Path]] = {}
     for argument in arguments:
+        if argument.startswith("-"):
+            raise ConfigError(
+                f"unknown option {argument!r}; known: --output, --baseline, --taxonomy, --wandb, -n"
+            )
         name, equals, folders = argument.partition("=")
         paths = [Path(folder) for folder in folders.split(",") if folder]
         if not (name and equals and paths):
@@ -186,9 +191,9 @@ def _run(folder: Path, teller: Teller) -> Run:
 def _benchmark(
     folder: Path, name: str, told: dict[str, Any], step: Callable[[], None]
 ) -> Benchmark:
-    facts = {
-        line["id"]: dict(line["facts"]) for line in read_lines(folder / "items" / f"{name}.jsonl")
-    }
+    facts, golds = {}, {}
+    for line in read_lines(folder / "items" / f"{name}.jsonl"):
+        facts[line["id"]], golds[line["id"]] = dict(line["facts"]), _checksum(line["gold"])
     items: dict[str, Item] = {}
     answers: dict[str, list[Answer]] = {}
     weights: dict[str, float] = {}
@@ -196,7 +201,7 @@ def _benchmark(
     for sample, grade in lines_of(folder, name):
         key = sample["id"]
         if key not in items:
-            items[key] = _item(sample, facts[key])
+            items[key] = _item(sample, golds[key], facts[key])
         versions.add((sample["version"], grade["version"]))
         answers.setdefault(key, []).append(_answer(sample, grade))
         if "weight" in grade:
@@ -217,10 +222,14 @@ def _benchmark(
     )
 
 
-def _item(sample: dict[str, Any], facts: dict[str, Any]) -> Item:
-    asked = json.dumps([sample["messages"], sample.get("tools", [])], sort_keys=True)
+def _item(sample: dict[str, Any], gold: str, facts: dict[str, Any]) -> Item:
+    asked = _checksum([sample["messages"], sample.get("tools", [])])
     turns = [str(turn["content"]) for turn in sample["messages"] if turn["role"] == "user"]
-    return Item(sha256(asked.encode()).hexdigest(), "\n".join(turns), facts)
+    return Item(asked, gold, "\n".join(turns), facts)
+
+
+def _checksum(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _answer(sample: dict[str, Any], grade: dict[str, Any]) -> Answer:
@@ -276,6 +285,13 @@ def _check_same(one: tuple[str, Path, Benchmark], other: tuple[str, Path, Benchm
         raise ConfigError(
             f"{title}: {len(apart):,} of {len(first.items):,} items have another prompt in {b} "
             f"than in {a}, {apart[0]} among them; give both runs the same `system` and data"
+        )
+    apart = [key for key, item in first.items.items() if item.gold != second.items[key].gold]
+    if apart:
+        raise ConfigError(
+            f"{title}: {len(apart):,} of {len(first.items):,} items have another right answer in "
+            f"{b} than in {a}, {apart[0]} among them; give both runs the same "
+            f"tasks.{first.name}.file"
         )
 
 

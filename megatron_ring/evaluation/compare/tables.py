@@ -176,6 +176,7 @@ def _accuracy(column: Column, task: str, name: str) -> Cell | None:
     if len(known) < len(found):
         return None
     values = [one["value"] for one in known]
-    if len(known) > 1:
+    if len(known) > 1 and not estimates.agree(values):
         return cell_of(estimates.over_seeds(values), values)
-    return cell_of(Estimate(fmean(values), known[0]["low"], known[0]["high"]), values)
+    low, high = (fmean(one[end] for one in known) for end in ("low", "high"))  # over items
+    return cell_of(Estimate(fmean(values), low, high), values)

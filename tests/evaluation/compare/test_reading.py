@@ -57,6 +57,10 @@ def test_columns_are_parsed() -> None:
         (["a=x", "a=y"], "column a is given twice; its runs are a=OUT,OUT"),
         (["first=x"], "a column cannot be called first: --baseline first means another"),
         (["a=x,y,x"], "a=x,y,x: the same folder twice; seeds are runs of their own"),
+        (
+            ["a=x", "--outptu"],
+            "unknown option '--outptu'; known: --output, --baseline, --taxonomy, --wandb, -n",
+        ),
     ],
 )
 def test_what_is_no_column_is_said(arguments: list[str], said: str) -> None:
@@ -179,6 +183,26 @@ def test_other_prompts_are_not_compared(runs: Path, tmp_path: Path) -> None:
     assert refusal(base=runs / "base", sft=folder) == (
         "GSM8K: 8 of 8 items have another prompt in sft than in base, 0 among them; give both runs "
         "the same `system` and data"
+    )
+
+
+def test_other_right_answers_are_not_compared(runs: Path, tmp_path: Path) -> None:
+    def corrected(line: dict[str, Any]) -> Any:
+        return line | {"gold": line["gold"] | {"answer": "0"}} if line["id"] == "3" else line
+
+    folder = changed(runs, tmp_path / "corrected", "items", corrected)
+    assert refusal(base=runs / "base", sft=folder) == (
+        "GSM8K: 1 of 8 items have another right answer in sft than in base, 3 among them; give "
+        "both runs the same tasks.gsm8k.file"
+    )
+
+
+def test_results_that_are_torn_are_named(runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(runs / "sft", tmp_path / "torn")
+    (folder / "results.json").write_text("{")
+    assert refusal(sft=folder).startswith(f"{folder / 'results.json'} cannot be read: Expecting")
+    assert refusal(sft=folder).endswith(
+        f"; python tools/evaluate.py grade {folder} writes it again"
     )
 
 

@@ -417,6 +417,11 @@ def test_further_scores_of_benchmarks(runs: Path, tmp_path: Path) -> None:
     assert (row["name"], row["title"], row["of"]) == ("gsm8k/strict", "GSM8K: strict", "8")
     assert row["cells"][0] is None
     assert near(row["cells"][1]) == (0.6, 0, 1)  # ± 12.706 * 0.1
+    for folder in folders["sft"]:  # seeds that agree say nothing of others: items do
+        path = folder / "results.json"
+        path.write_text(path.read_text().replace('"value": 0.7', '"value": 0.5'))
+    rows = {row["name"]: row for row in build(folders)["accuracies"]["rows"]}
+    assert near(rows["gsm8k/strict"]["cells"][1]) == (0.5, 0.1, 0.9)
     rows = {one["name"]: one for one in build({"sft": folders["sft"][:1]})["accuracies"]["rows"]}
     row = rows["gsm8k/strict"]
     assert near(row["cells"][0]) == (0.5, 0.1, 0.9)
