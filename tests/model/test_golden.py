@@ -1,5 +1,7 @@
 """Parity with the authors' own implementation (tests/golden/SOURCE.txt) on every layout."""
 
+import itertools
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -49,14 +51,16 @@ LAYOUTS = {
 }
 
 
-# Triton's interpreter is slow, and tests/model/test_experts.py has it on two ranks.
-SLOW = {"ep2, triton", "ep2, allgather, triton"}
+NAMES = ["ling_lite_tiny", "ling_lite_1_5_tiny"]
+# Triton's interpreter is slow: one model on one rank; tests/model/test_experts.py has two ranks.
+FAST = ("ling_lite_1_5_tiny", "alone, triton")
+CASES = [
+    pytest.param(*case, marks=pytest.mark.slow if "triton" in case[1] and case != FAST else ())
+    for case in itertools.product(NAMES, LAYOUTS)
+]
 
 
-@pytest.mark.parametrize("name", ["ling_lite_tiny", "ling_lite_1_5_tiny"])
-@pytest.mark.parametrize(
-    "layout", [pytest.param(x, marks=pytest.mark.slow) if x in SLOW else x for x in LAYOUTS]
-)
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_logits_loss_and_gradients_are_the_authors(name, layout, tmp_path):
     world_size, overrides = LAYOUTS[layout]
     if "triton" in layout:
