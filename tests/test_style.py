@@ -63,6 +63,7 @@ MAY_IMPORT = (
     | {"planner": LEAVES | LAYER_1 | {"model"}}
     | {"report": {"run_folder", "spikes"}}
     | {"evaluation": {"config", "curation", "think"}}
+    | {"effects": {"config", "curation", "evaluation", "run_folder"}}
 )
 KNOWS_MEGATRON = {
     "parallel",

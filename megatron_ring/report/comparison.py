@@ -9,8 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from megatron_ring.report.page import framed
+from megatron_ring.report.parts import (
+    chart_card,
+    folded,
+    signed,
+    small_print,
+    table_of,
+    text_of,
+)
 
 NOTHING = "—"
+SCRIPTS, SHEETS = ("dots", "comparison"), ("comparison",)
 Cell = dict[str, Any]
 Rows = list[dict[str, Any]]
 
@@ -35,7 +44,7 @@ def render(told: dict[str, Any], shown: Sequence[dict[str, Any]], title: str) ->
     )
     footer = f"Written {time.strftime('%Y-%m-%d %H:%M')} by tools/evaluate.py compare."
     header = HEADER.format(nav=nav)
-    return framed(title, header, sections, footer, _for_charts(told), "comparison")
+    return framed(title, header, sections, footer, _for_charts(told), SCRIPTS, SHEETS)
 
 
 def _for_charts(told: dict[str, Any]) -> dict[str, Any]:
@@ -59,26 +68,26 @@ def _scores(told: dict[str, Any]) -> str:
     further = ""
     if told["accuracies"]["rows"]:
         table = _table(told, told["accuracies"]["rows"], _score)
-        further = _folded(f"Further scores ({len(told['accuracies']['rows'])})", table)
-    cards = _chart("scores", "Scores", "per cent, with intervals", wide=True)
+        further = folded(f"Further scores ({len(told['accuracies']['rows'])})", table)
+    cards = chart_card("scores", "Scores", "per cent, with intervals", wide=True)
     if any(told["against"]):
-        cards += _chart("deltas", "Differences", "points; filled: the interval does not hold 0")
-        cards += _chart("tokens", "Length of answers", "tokens, with the thought")
+        cards += chart_card("deltas", "Differences", "points; filled: the interval does not hold 0")
+        cards += chart_card("tokens", "Length of answers", "tokens, with the thought")
     table = _table(told, told["table2"]["rows"], _score)
-    caption = _caption(told["table2"]["caption"])
+    caption = small_print(told["table2"]["caption"])
     return f'<div class="grid">{cards}</div><h3>Table 2</h3>{table}{caption}{further}'
 
 
 def _tags(told: dict[str, Any]) -> str:
     made = told["table3"]
-    cards = _chart("errors", "Errors by kind", "per cent of finished answers, with intervals")
-    cards += _chart("errors-by-task", "Any error by benchmark", "per cent of finished answers")
+    cards = chart_card("errors", "Errors by kind", "per cent of finished answers, with intervals")
+    cards += chart_card("errors-by-task", "Any error by benchmark", "per cent of finished answers")
     table = _table(told, made["rows"], _rate) if made["rows"] else ""
     by_task = "".join(
-        _folded(one["title"], _table(told, one["rows"], _rate)) for one in made["by_task"]
+        folded(one["title"], _table(told, one["rows"], _rate)) for one in made["by_task"]
     )
     every = f"<h3>By benchmark</h3>{by_task}" if len(made["by_task"]) > 1 else ""
-    caption = _caption(made["caption"])
+    caption = small_print(made["caption"])
     return f'<div class="grid">{cards}</div><h3>Table 3</h3>{table}{caption}{every}'
 
 
@@ -86,15 +95,15 @@ def _items(told: dict[str, Any], shown: Sequence[dict[str, Any]]) -> str:
     body = ""
     for number, pair in enumerate(told["items"]["pairs"]):
         body += f"<h3>From {html.escape(pair['one'])} to {html.escape(pair['other'])}</h3>"
-        card = _chart(f"won-{number}", "Won and lost", "items", wide=True)
+        card = chart_card(f"won-{number}", "Won and lost", "items", wide=True)
         body += f'<div class="grid">{card}</div>{_changes(pair)}'
         own = [line for line in shown if line["columns"] == [pair["one"], pair["other"]]]
         for change in pair["tasks"]:
             lines = [line for line in own if line["task"] == change["task"]]
             if lines:
                 about = f"{change['title']}: answers to {len(lines)} items that changed"
-                body += _folded(about, "".join(map(_answers, lines)))
-    return body and body + _caption(told["items"]["caption"])
+                body += folded(about, "".join(map(_answers, lines)))
+    return body and body + small_print(told["items"]["caption"])
 
 
 def _changes(pair: dict[str, Any]) -> str:
@@ -104,7 +113,7 @@ def _changes(pair: dict[str, Any]) -> str:
         counts = (len(one["won"]), len(one["lost"]), one["both"], one["neither"])
         p = "< 0.0001" if one["p"] < 0.0001 else f"{one['p']:.4f}"
         rows.append([html.escape(one["title"]), *(f"{count:,}" for count in counts), p])
-    return _plain_table(heads, rows)
+    return table_of(heads, rows)
 
 
 def _answers(line: dict[str, Any]) -> str:
@@ -118,8 +127,8 @@ def _answers(line: dict[str, Any]) -> str:
             f"{html.escape(side['verdict'])}</p><pre>{html.escape(side['text'])}</pre>"
             f'<p class="took">{html.escape(took)}</p></div>'
         )
-    head = f'<span class="badge {line["outcome"]}">{line["outcome"]}</span> {_text(line["id"])}'
-    prompt = f"<pre>{_text(line['prompt'])}</pre>"
+    head = f'<span class="badge {line["outcome"]}">{line["outcome"]}</span> {text_of(line["id"])}'
+    prompt = f"<pre>{text_of(line['prompt'])}</pre>"
     body = f'{prompt}<div class="sides">{sides}</div>'
     return f'<article class="card item"><h3>{head}</h3>{body}</article>'
 
@@ -129,9 +138,9 @@ def _topics(told: dict[str, Any]) -> str:
     for number, table in enumerate(told["topics"]["tables"]):
         tables = _table(told, table["scores"], _score)
         tables += "<h3>Any tag error</h3>" + _table(told, table["errors"], _rate)
-        chart = _chart(f"topic-{number}", table["title"], "score, per cent", wide=True)
-        body += f'<div class="grid">{chart}</div>{_folded("Numbers, and tag errors", tables)}'
-    return body and body + _caption(told["topics"]["caption"])
+        chart = chart_card(f"topic-{number}", table["title"], "score, per cent", wide=True)
+        body += f'<div class="grid">{chart}</div>{folded("Numbers, and tag errors", tables)}'
+    return body and body + small_print(told["topics"]["caption"])
 
 
 def _about(told: dict[str, Any]) -> str:
@@ -139,44 +148,13 @@ def _about(told: dict[str, Any]) -> str:
     for column, base in zip(told["columns"], told["against"], strict=True):
         every = [asked for run in column["asked"] for asked in run.values()]
         models = dict.fromkeys(str(asked.get("model", asked)) for asked in every)
-        runs = "<br>".join(map(_text, column["runs"]))
-        rows.append([_text(column["name"]), _text(base or NOTHING), runs, _text(", ".join(models))])
-    notes = "".join(f"<li>{_text(note)}</li>" for note in told["notes"])
-    table = _plain_table(("checkpoint", "compared with", "runs", "model"), rows)
+        runs = "<br>".join(map(text_of, column["runs"]))
+        rows.append(
+            [text_of(column["name"]), text_of(base or NOTHING), runs, text_of(", ".join(models))]
+        )
+    notes = "".join(f"<li>{text_of(note)}</li>" for note in told["notes"])
+    table = table_of(("checkpoint", "compared with", "runs", "model"), rows)
     return table + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _caption(text: str) -> str:
-    return f'<p class="caption">{_text(text)}</p>'
-
-
-def _folded(title: str, body: str) -> str:
-    return f"<details><summary>{_text(title)}</summary>{body}</details>"
-
-
-def _chart(name: str, title: str, unit: str, wide: bool = False) -> str:
-    return (
-        f'<div class="card{" wide" * wide}" data-title="{_text(title)}"><div class="top">'
-        f"<h3>{_text(title)} <small>{_text(unit)}</small></h3></div>"
-        f'<div class="plot" data-chart="{name}"></div></div>'
-    )
-
-
-def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Of cells that are HTML already."""
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in heads)
-    lines = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody>'
-        "</table></div>"
-    )
 
 
 def _table(told: dict[str, Any], rows: Rows, said: Callable[[Cell], str]) -> str:
@@ -185,16 +163,16 @@ def _table(told: dict[str, Any], rows: Rows, said: Callable[[Cell], str]) -> str
     for column, base in zip(told["columns"], told["against"], strict=True):
         seeds = len(column["runs"])
         more = [f"{seeds} seeds"] * (seeds > 1) + [f"Δ to {base}"] * (base is not None)
-        beside = f"<small>{_text(', '.join(more))}</small>" if more else ""
-        heads += f'<th scope="col">{_text(column["name"])}{beside}</th>'
+        beside = f"<small>{text_of(', '.join(more))}</small>" if more else ""
+        heads += f'<th scope="col">{text_of(column["name"])}{beside}</th>'
     lines = ""
     for row in rows:
         cells = "".join(
             f"<td>{said(cell) if cell is not None else NOTHING}</td>" for cell in row["cells"]
         )
-        of = f"<small>{_text(row['of'])}</small>"
+        of = f"<small>{text_of(row['of'])}</small>"
         kind = ' class="mean"' if row["kind"] == "mean" else ""
-        lines += f'<tr{kind}><th scope="row">{_text(row["title"])}{of}</th>{cells}</tr>'
+        lines += f'<tr{kind}><th scope="row">{text_of(row["title"])}{of}</th>{cells}</tr>'
     return (
         f'<div class="table compared"><table><thead><tr><th></th>{heads}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
@@ -229,13 +207,8 @@ def _cell(cell: Cell, beside: str, more_is_better: bool) -> str:
 
 
 def _delta(delta: dict[str, Any], more_is_better: bool) -> str:
-    value, low, high = (_signed(delta[key]) for key in ("value", "low", "high"))
+    value, low, high = (signed(delta[key]) for key in ("value", "low", "high"))
     good = (delta["value"] > 0) == more_is_better
     kind = ("good" if good else "bad") if delta["sure"] else "unsure"
     mark = (" ▲" if delta["value"] > 0 else " ▼") if delta["sure"] else ""
     return f'<em class="{kind}">{value}{mark}</em> <span>({low} to {high})</span>'
-
-
-def _signed(value: float) -> str:
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text

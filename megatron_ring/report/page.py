@@ -3,6 +3,7 @@
 import html
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +79,33 @@ def render(runs: list[Run], title: str) -> str:
     main = MAIN.format(
         overview=_overview(runs), config=_config(runs), events=_events(shown["runs"])
     )
-    return framed(title, HEADER, main, html.escape(footer), shown, "page")
+    return framed(title, HEADER, main, html.escape(footer), shown, ["page"])
 
 
-def framed(title: str, header: str, main: str, footer: str, shown: Any, name: str) -> str:
-    """A page around HTML of its parts, with page.css and the script NAME.js, which draws `shown`.
+def framed(
+    title: str,
+    header: str,
+    main: str,
+    footer: str,
+    shown: Any,
+    scripts: Sequence[str],
+    sheets: Sequence[str] = (),
+) -> str:
+    """A page around HTML of its parts, whose scripts NAME.js, one after the other, draw `shown`.
 
-    The style sheet NAME.css comes after page.css.
+    Style sheets NAME.css come after page.css.
     """
-    sheets = dict.fromkeys(("page.css", f"{name}.css"))
+    css = [(HERE / f"{name}.css").read_text(encoding="utf-8") for name in ("page", *sheets)]
     return FRAME.format(
         policy=POLICY,
         title=html.escape(title),
-        css="".join((HERE / sheet).read_text(encoding="utf-8") for sheet in sheets),
+        css="".join(css),
         header=header,
         main=main,
         footer=footer,
         data=as_json(shown),
         plotly=plotly.offline.get_plotlyjs(),
-        script=(HERE / f"{name}.js").read_text(encoding="utf-8"),
+        script="".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in scripts),
     )
 
 

@@ -1,0 +1,144 @@
+"""What all estimators of effects have in common: checks, intervals and summaries by topic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, clone
+
+from megatron_ring.effects import bootstrap, learners
+from megatron_ring.effects.learners import Function, Recipe
+from megatron_ring.effects.rows import Array, Rows, checked, columns, features
+
+
+@dataclass(frozen=True)
+class TopicEffect:
+    """Mean effect over a topic's randomized rows, with its interval."""
+
+    topic: str
+    effect: float
+    low: float
+    high: float
+    items: int  # different rows of features among them
+    runs: int  # randomized groups
+
+
+class EffectEstimator(BaseEstimator):
+    """Effect of T on Y at X. Subclasses say in `_learn` how it is had from rows.
+
+    Parameters all of them take: `outcome`, a regressor of Y (boosted trees if None);
+    `heterogeneity`, of the effect (ridge if None); `e`, the coin's chance of T=1 among the
+    randomized (None: the share of treated groups); `folds` of cross-fitting; `bootstraps`;
+    `random_state`.
+    """
+
+    def fit(
+        self,
+        Y: npt.ArrayLike,
+        T: npt.ArrayLike,
+        *,
+        X: npt.ArrayLike,
+        S: npt.ArrayLike,
+        groups: npt.ArrayLike | None = None,
+        bias_features: Sequence[int] | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Learn from N rows: outcomes Y, arms T (0 or 1), features X (N x F), sources S.
+
+        S=1 marks rows whose arm a coin decided, S=0 history. Rows with one label in `groups` (a
+        run) are no independent evidence. `bias_features` are the columns of X that bias functions
+        may use: all for None. ValueError for rows of which nothing can be told (rows.checked).
+        """
+        self.rows_ = checked(Y, T, X, S, groups, sample_weight)
+        self.bias_columns_ = columns(bias_features, self.rows_.x.shape[1])
+        self.replicates_: list[Function] = []
+        self.effect_ = self._learn(self.rows_)
+        return self
+
+    def effect(self, X: npt.ArrayLike) -> Array:
+        """The effect at each row of X."""
+        return self.effect_(self._features(X))
+
+    def effect_interval(self, X: npt.ArrayLike, alpha: float = 0.1) -> tuple[Array, Array]:
+        """Low and high ends of intervals of 1 - alpha: all steps are learned again `bootstraps`
+        times, with groups weighted at random (bootstrap.weights).
+        """
+        x = self._features(X)
+        middle = self.effect_(x)
+        half = bootstrap.reach(self._replicated(x), self.rows_.trial, alpha)
+        return middle - half, middle + half
+
+    def summarize(self, by: npt.ArrayLike, alpha: float = 0.1) -> list[TopicEffect]:
+        """Mean effects by topic, in the order of their names.
+
+        `by` labels each row that `fit` was given; a topic without randomized rows is left out, for
+        nothing is known of it without assumptions.
+        """
+        labels, rows = np.asarray(by).astype(str), self.rows_
+        if labels.shape != rows.y.shape:
+            raise ValueError(f"by has {len(labels)} labels and the fit {len(rows)} rows")
+        labels, trial = labels[rows.randomized], rows.trial
+        topics = np.unique(labels)
+        members = np.array([(labels == topic) * trial.weight for topic in topics])
+        share = members / members.sum(axis=1, keepdims=True)
+        means = share @ self.effect_(trial.x)
+        half = bootstrap.reach(self._replicated(trial.x) @ share.T, trial, alpha)
+        found = []
+        for topic, mean, apart in zip(topics, means, half, strict=True):
+            own = labels == topic
+            items = len(np.unique(trial.x[own], axis=0))
+            runs = len(np.unique(trial.group[own]))
+            ends = float(mean - apart), float(mean + apart)
+            found.append(TopicEffect(str(topic), float(mean), *ends, items, runs))
+        return found
+
+    def _learn(self, rows: Rows) -> Function:
+        raise NotImplementedError(f"{type(self).__name__} does not say how it learns")
+
+    def _replicated(self, x: Array) -> Array:
+        """Effects at x by each replicate: bootstraps x len(x)."""
+        if self.bootstraps < 2:
+            raise ValueError(f"bootstraps={self.bootstraps}: intervals need 2, and better 100")
+        if not self.replicates_:
+            for factor in bootstrap.weights(self.rows_, self.bootstraps, self.random_state):
+                again = clone(self)
+                again.bias_columns_ = self.bias_columns_
+                self.replicates_.append(again._learn(self.rows_.reweighted(factor)))
+        return np.array([learned(x) for learned in self.replicates_])
+
+    def _features(self, X: npt.ArrayLike) -> Array:
+        x, wanted = features(X), self.rows_.x.shape[1]
+        if x.shape[1] != wanted:
+            raise ValueError(f"X has {x.shape[1]} columns; it was fitted with {wanted}")
+        return x
+
+    def _recipe(self, rows: Rows, **more: object) -> Recipe:
+        """What the steps are made with, defaults filled in; ValueError for an e that is none."""
+        e = treated_share(rows) if self.e is None else self.e
+        if not 0 < e < 1:
+            raise ValueError(f"e={e}: the coin's chance of T=1 must be between 0 and 1")
+        if self.folds < 2:
+            raise ValueError(f"folds={self.folds}: cross-fitting needs at least 2")
+        return Recipe(
+            outcome=given(self.outcome, learners.boosting(self.random_state)),
+            heterogeneity=given(self.heterogeneity, learners.ridge()),
+            e=e,
+            bias_columns=self.bias_columns_,
+            folds=self.folds,
+            seed=self.random_state,
+            **{"bias": learners.ridge(), **more},
+        )
+
+
+def given(learner: BaseEstimator | None, default: BaseEstimator) -> BaseEstimator:
+    """The learner, if there is one. Not `or`: a forest not fitted yet has no truth value."""
+    return default if learner is None else learner
+
+
+def treated_share(rows: Rows) -> float:
+    """Share of treated among randomized groups, each counted once."""
+    trial = rows.trial
+    place = np.unique(trial.group, return_inverse=True)[1]
+    return float(np.mean(np.bincount(place, weights=trial.t) / np.bincount(place)))
