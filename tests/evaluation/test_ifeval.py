@@ -221,7 +221,7 @@ def test_items_carry_the_prompt_and_no_null_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "a.jsonl: cannot read a.jsonl: Expecting property name"),
+        ("{", "a.jsonl: cannot read a.jsonl: line 1, column 2: Expecting property name"),
         ("[]", "cannot read a.jsonl: a list of objects is wanted, or an object a line"),
         ('{"key": 1, "prompt": "", "kwargs": []}', "row 1 of a.jsonl has no instruction_id_list"),
         (

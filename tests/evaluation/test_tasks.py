@@ -327,7 +327,7 @@ def test_ids_are_unique(means: Means, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.jsonl", "{]\n", "cannot read a.jsonl: Expecting property name"),
+        ("a.jsonl", "{]\n", "cannot read a.jsonl: line 1, column 2: Expecting property name"),
         ("a.json", "[1]", "cannot read a.json: a list of objects is wanted, or an object a line"),
         ("a.json", "1", "cannot read a.json: a list of objects is wanted, or an object a line"),
         ("a.parquet", "no", "cannot read a.parquet: Could not open Parquet input source"),
