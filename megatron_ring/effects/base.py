@@ -1,5 +1,6 @@
 """What all estimators of effects have in common: checks, intervals and summaries by topic."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -25,7 +26,7 @@ class TopicEffect:
     runs: int  # randomized groups
 
 
-class EffectEstimator(BaseEstimator):
+class EffectEstimator(BaseEstimator, ABC):
     """Effect of T on Y at X. Subclasses say in `_learn` how it is had from rows.
 
     Parameters all of them take: `outcome`, a regressor of Y (boosted trees if None);
@@ -94,8 +95,9 @@ class EffectEstimator(BaseEstimator):
             found.append(TopicEffect(str(topic), float(mean), *ends, items, runs))
         return found
 
+    @abstractmethod
     def _learn(self, rows: Rows) -> Function:
-        raise NotImplementedError(f"{type(self).__name__} does not say how it learns")
+        """The effect as a function of features (N x F -> N), learnt from these weighted rows."""
 
     def _replicated(self, x: Array) -> Array:
         """Effects at x by each replicate: bootstraps x len(x)."""

@@ -15,7 +15,7 @@ LEAST_CHANCE = 0.02  # to which chances of treatment in history are clipped
 
 
 class Baseline(EffectEstimator):
-    """A baseline without parameters of its own."""
+    """A baseline with the parameters that all estimators have."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Baseline(EffectEstimator):
         self.random_state = random_state
 
 
-class RCTOnly(EffectEstimator):
+class RCTOnly(Baseline):
     """Randomized rows alone, by the learner `kind`: one of learners.FINALS."""
 
     def __init__(
@@ -49,13 +49,15 @@ class RCTOnly(EffectEstimator):
         bootstraps: int = 100,
         random_state: int = 0,
     ) -> None:
+        super().__init__(
+            outcome,
+            heterogeneity,
+            e=e,
+            folds=folds,
+            bootstraps=bootstraps,
+            random_state=random_state,
+        )
         self.kind = kind
-        self.outcome = outcome
-        self.heterogeneity = heterogeneity
-        self.e = e
-        self.folds = folds
-        self.bootstraps = bootstraps
-        self.random_state = random_state
 
     def _learn(self, rows: Rows) -> Function:
         if self.kind not in learners.FINALS:
