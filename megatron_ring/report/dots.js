@@ -85,7 +85,7 @@ function start() {
     label.className = "name";
     label.textContent = name;
     button.type = "button";
-    button.setAttribute("aria-pressed", true);
+    button.setAttribute("aria-pressed", !hidden.has(index));
     button.append(swatch, label);
     button.onclick = () => {
       if (!hidden.delete(index)) hidden.add(index);
