@@ -100,5 +100,5 @@ into_tables() { # into_tables FOLDER PLAN...: tables of the runs of plans
 step tables "What is known: 12 runs by coins, and the past" into_tables tables ablation history
 step truth "What judges" into_tables truth truth
 step report "The effects of both sources" "$bin/python" tools/effects.py report "$run/tables" --truth "$run/truth" \
-  --plan "$run/plans/ablation" --output "$run/report"
+  --plan "$run/plans/ablation" --output "$run/report" --jobs "${JOBS:-2}"
 echo "took $((SECONDS - start)) s; look at $run/report/report.html"

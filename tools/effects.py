@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -166,6 +167,7 @@ def report(
         bool, typer.Option("--adjust", help="take off what logged tokens explain, before all else")
     ] = False,
     plan: Annotated[list[Path] | None, typer.Option(help="plans, for what changes are")] = None,
+    jobs: Annotated[int, typer.Option(help="processes of the bootstrap; -1: a core each")] = 1,
 ) -> None:
     """Effects by topic: the logs alone, pooled, randomized runs alone, and CIO, side by side.
 
@@ -188,9 +190,9 @@ def report(
         for path in plan or []
         for name, change in plans.read(path).config.interventions.items()
     }
-    options = reports.Options(by, alpha, bootstraps, seed, scale, adjust, about)
+    options = reports.Options(by, alpha, bootstraps, seed, scale, adjust, jobs, about)
     known = tables.read(truth) if truth else None
-    found = reports.build(tables.read(folder), treatment or [], options, known, say)
+    found = reports.build(tables.read(folder), treatment or [], options, known, track)
     write_json(output / EFFECTS, found)
     with writing(output / "effects.md") as file:
         file.write(markdown.markdown(found).encode())

@@ -1,13 +1,15 @@
 """What all estimators of effects have in common: checks, intervals and summaries by topic."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils.parallel import Parallel, delayed
 
 from megatron_ring.effects import bootstrap, learners
 from megatron_ring.effects.learners import Function, Recipe
@@ -32,7 +34,8 @@ class EffectEstimator(BaseEstimator, ABC):
     Parameters all of them take: `outcome`, a regressor of Y (boosted trees if None);
     `heterogeneity`, of the effect (ridge if None); `e`, the coin's chance of T=1 among the
     randomized (None: the share of treated groups); `folds` of cross-fitting; `bootstraps`;
-    `random_state`.
+    `random_state`; `n_jobs`, processes of the bootstrap, which change no number (None: 1, -1: all
+    cores).
     """
 
     def fit(
@@ -99,15 +102,25 @@ class EffectEstimator(BaseEstimator, ABC):
     def _learn(self, rows: Rows) -> Function:
         """The effect as a function of features (N x F -> N), learnt from these weighted rows."""
 
-    def _replicated(self, x: Array) -> Array:
-        """Effects at x by each replicate: bootstraps x len(x)."""
+    def replicate(self) -> Iterator[int]:
+        """Learn again for intervals, which otherwise happens when one is first asked for.
+
+        Yields how often that is done, for a progress bar. ValueError for bootstraps below 2.
+        """
         if self.bootstraps < 2:
             raise ValueError(f"bootstraps={self.bootstraps}: intervals need 2, and better 100")
+        factors = bootstrap.weights(self.rows_, self.bootstraps, self.random_state)
+        work = (delayed(_learnt_again)(self, self.rows_.reweighted(one)) for one in factors)
+        replicates = []
+        for learned in Parallel(self.n_jobs, return_as="generator")(work):
+            replicates.append(learned)
+            yield len(replicates)
+        self.replicates_ = replicates
+
+    def _replicated(self, x: Array) -> Array:
+        """Effects at x by each replicate: bootstraps x len(x)."""
         if not self.replicates_:
-            for factor in bootstrap.weights(self.rows_, self.bootstraps, self.random_state):
-                again = clone(self)
-                again.bias_columns_ = self.bias_columns_
-                self.replicates_.append(again._learn(self.rows_.reweighted(factor)))
+            deque(self.replicate(), maxlen=0)
         return np.array([learned(x) for learned in self.replicates_])
 
     def _features(self, X: npt.ArrayLike) -> Array:
@@ -132,6 +145,13 @@ class EffectEstimator(BaseEstimator, ABC):
             seed=self.random_state,
             **{"bias": learners.ridge(), **more},
         )
+
+
+def _learnt_again(estimator: EffectEstimator, rows: Rows) -> Function:
+    """What an unfitted copy of it learns from rows of other weights."""
+    again = clone(estimator)
+    again.bias_columns_ = estimator.bias_columns_
+    return again._learn(rows)
 
 
 def given(learner: BaseEstimator | None, default: BaseEstimator) -> BaseEstimator:

@@ -26,6 +26,7 @@ class Baseline(EffectEstimator):
         folds: int = 4,
         bootstraps: int = 100,
         random_state: int = 0,
+        n_jobs: int | None = None,
     ) -> None:
         self.outcome = outcome
         self.heterogeneity = heterogeneity
@@ -33,6 +34,7 @@ class Baseline(EffectEstimator):
         self.folds = folds
         self.bootstraps = bootstraps
         self.random_state = random_state
+        self.n_jobs = n_jobs
 
 
 class RCTOnly(Baseline):
@@ -48,6 +50,7 @@ class RCTOnly(Baseline):
         folds: int = 4,
         bootstraps: int = 100,
         random_state: int = 0,
+        n_jobs: int | None = None,
     ) -> None:
         super().__init__(
             outcome,
@@ -56,6 +59,7 @@ class RCTOnly(Baseline):
             folds=folds,
             bootstraps=bootstraps,
             random_state=random_state,
+            n_jobs=n_jobs,
         )
         self.kind = kind
 

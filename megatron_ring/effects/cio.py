@@ -53,6 +53,7 @@ class CIO(EffectEstimator):
         margin: float = 1.0,
         bootstraps: int = 100,
         random_state: int = 0,
+        n_jobs: int | None = None,
     ) -> None:
         self.outcome = outcome
         self.bias = bias
@@ -67,6 +68,7 @@ class CIO(EffectEstimator):
         self.margin = margin
         self.bootstraps = bootstraps
         self.random_state = random_state
+        self.n_jobs = n_jobs
 
     def bias_function(self, X: npt.ArrayLike, arm: int) -> Array:
         """How far historical outcomes of this arm lie above randomized ones, at each row of X."""

@@ -5,7 +5,8 @@ pooled as if they were one, randomized runs alone, CIO. Units are points: hundre
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Protocol
@@ -30,10 +31,14 @@ UNEQUAL = 1.2  # ratio of tokens that is
 Cell = dict[str, Any]
 
 
-class Teller(Protocol):
-    """Told before something that takes a while."""
+class Track(Protocol):
+    """What shows how far steps of a known number are: rich.progress.track is one."""
 
-    def __call__(self, line: str) -> None: ...
+    def __call__(self, steps: Iterable[int], /, description: str, total: int) -> Iterable[int]: ...
+
+
+def _unseen(steps: Iterable[int], /, description: str, total: int) -> Iterable[int]:
+    return steps
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Options:
     seed: int = 0
     scale: str = ""
     adjust: bool = False
+    jobs: int = 1  # processes of the bootstrap
     about: Mapping[str, str] | None = None  # of interventions
 
 
@@ -54,7 +60,7 @@ def build(
     interventions: Sequence[str],
     options: Options,
     truth: Tables | None = None,
-    say: Teller = lambda line: None,
+    track: Track = _unseen,
 ) -> dict[str, Any]:
     """All that the report tells, as plain values; a part an intervention (all if none is named).
 
@@ -69,7 +75,7 @@ def build(
         known = designs.make(truth, name, options.by, options.scale) if truth else None
         if known is not None and known.num_runs()["historical"] != [0, 0]:
             raise ConfigError(f"the truth of {name} has runs that no coin decided; leave them out")
-        parts.append(_part(name, made, known, options, say))
+        parts.append(_part(name, made, known, options, track))
     columns = [LOGS, NAIVE, COINS, BOTH] + [TRUTH] * (truth is not None)
     return {
         "columns": columns,
@@ -92,6 +98,7 @@ def estimators(options: Options, e: float | None = None) -> dict[str, EffectEsti
         "outcome": outcome,
         "bootstraps": options.bootstraps,
         "random_state": options.seed,
+        "n_jobs": options.jobs,
         "e": e,
     }
     return {
@@ -103,7 +110,7 @@ def estimators(options: Options, e: float | None = None) -> dict[str, EffectEsti
 
 
 def _part(
-    name: str, raw: Design, truth: Design | None, options: Options, say: Teller
+    name: str, raw: Design, truth: Design | None, options: Options, track: Track
 ) -> dict[str, Any]:
     """One intervention."""
     made = designs.adjusted(raw) if options.adjust else raw
@@ -111,7 +118,6 @@ def _part(
     missing: list[str] = []
     fitted = estimators(options)
     for method, estimator in fitted.items():
-        say(f"{name}: {method}")
         if method in (LOGS, NAIVE) and made.randomized.all():
             continue  # there is no history, and CIO's flags say so
         try:
@@ -121,6 +127,7 @@ def _part(
                 raise
             missing.append(f"{LOGS}: {error}")
             continue
+        deque(track(estimator.replicate(), f"{name}: {method}", options.bootstraps), maxlen=0)
         for topics in (made.topic, np.full(len(made.y), ALL)):
             for found in estimator.summarize(topics, alpha=options.alpha):
                 cells.setdefault(found.topic, {})[method] = _cell(found)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from megatron_ring.effects import paper
+
 CONFIDENCE = 0.95
 REFERENCE = "RCT-only DR"  # what differences are to
 OTHERS = ("RCT-only T", "naive pooling")  # what the automatic choice stands beside as well
@@ -14,40 +16,6 @@ AUTO = "CIO, auto"
 TITLE = "Effects from randomized and historical rows: a study"
 HISTORIES = ("complete", "treated_only", "control_only")
 HEAD = ("method", "√PEHE", f"difference from {REFERENCE}", "", "mean error")
-
-# Table 1 of Yao et al. 2024 as a third party's note relays it, mean ± sd of 10 runs; not verified.
-PAPER = {
-    "ridge": (
-        ("observational only", "21.97±1.06", "25.05±2.92", "–"),
-        ("RCT-only", "9.74±2.39", "4.06±0.52", "2.49±1.06"),
-        ("naive pooling", "21.43±1.06", "12.82±3.48", "15.85±0.32"),
-        ("Kallus 2018", "14.62±6.18", "9.70±2.68", "–"),
-        ("integrative R", "7.68±0.34", "8.52±0.71", "–"),
-        ("CIO, complete history", "5.75±0.34", "2.36±0.48", "–"),
-        ("CIO, incomplete history", "8.96±0.63", "2.14±0.65", "1.48±0.38"),
-    ),
-    "forest": (
-        ("observational only", "18.35", "48.17", "–"),
-        ("RCT-only", "10.41±2.87", "6.96", "2.30±0.70"),
-        ("naive pooling", "17.83", "7.83", "3.84"),
-        ("Kallus 2018", "11.76", "18.59", "–"),
-        ("integrative R", "8.84", "9.51", "–"),
-        ("CIO, complete history", "6.65±0.26", "5.61±0.93", "–"),
-        ("CIO, incomplete history", "10.18±2.94", "5.35±0.96", "2.29±0.70"),
-    ),
-}
-DIFFERS = (
-    "The paper's functions of the simulation and its semi-synthetic constructions could not be "
-    "had: sizes (p = 5, 200 randomized, 3,000 historical before an arm is left out) and the "
-    "outcome model are its own, functions and scales are ours. Compare orders, not numbers.",
-    "STAR here: AER's table has two scores, the paper's three, and other features; the coin, the "
-    "effect and the choice by an unseen residual are ours.",
-    "NSW here: only the 425 randomized controls, with a new coin and a known effect, so that no "
-    "outcome is modelled; history is PSID's 2,490, as in the paper.",
-    'CIO here compares each arm with the same arm. "CIO as relayed" takes all randomized rows as '
-    "its control, which attenuates the effect.",
-    "Base learners are quadratic ridge and a random forest; TARNet is left out.",
-)
 
 
 @dataclass(frozen=True)
@@ -138,10 +106,10 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
     for design, history, base, own in sections(records):
         parts.append(f"## {design}, {words(history)}, {base}, {own[0].draws} draws\n")
         parts.append(_markdown_table(HEAD, [line.cells() for line in own]))
-    parts.append("## The paper's table, as relayed\n")
-    for base, rows in PAPER.items():
-        parts.append(_markdown_table((base, "simulation", "STAR", "NSW"), rows))
-    parts.append("What differs:\n\n" + "".join(f"- {text}\n" for text in DIFFERS))
+    parts.append("## Beside the paper's table\n")
+    for rows in beside_paper(records).values():
+        parts.append(_markdown_table(rows[0], rows[1:]))
+    parts.append(f"{paper.CAPTION}\n\n" + "".join(f"- {text}\n" for text in paper.DIFFERS))
     return "\n".join(parts)
 
 
@@ -189,8 +157,9 @@ def told(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "charts": charts,
         "head": HEAD,
         "cells": cells,
-        "paper": PAPER,
-        "differs": DIFFERS,
+        "paper": beside_paper(records),
+        "caption": paper.CAPTION,
+        "differs": paper.DIFFERS,
     }
 
 
@@ -203,6 +172,15 @@ def _shares(own: Sequence[Line]) -> dict[str, dict[str, Any]]:
         ends = {"low": value - reach, "high": value + reach}
         found[line.method] = {"value": value, **ends, "sure": bool(line.verdict)}
     return found
+
+
+def beside_paper(records: Sequence[dict[str, Any]]) -> dict[str, list[list[str]]]:
+    """The paper's table by base, its head first, with our means beside its own."""
+    means: dict[str, paper.Means] = {}
+    for design, history, base, own in sections(records):
+        where = means.setdefault(base, {})
+        where.update({(design, history, line.method): line.mean for line in own})
+    return {base: paper.table(base, found) for base, found in means.items()}
 
 
 def said(records: Sequence[dict[str, Any]]) -> list[str]:

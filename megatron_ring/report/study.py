@@ -27,7 +27,7 @@ def render(told: dict[str, Any]) -> str:
         f'<section id="charts"><h2>Methods beside {text_of(told["reference"])}</h2>'
         f'<ul>{said}</ul><div class="grid">{cards}</div></section>'
         f'<section id="cells"><h2>All cells</h2>{cells}</section>'
-        f'<section id="paper"><h2>The paper\'s table, as relayed</h2>{_paper(told)}</section>'
+        f'<section id="paper"><h2>Beside the paper\'s table</h2>{_paper(told)}</section>'
     )
     footer = f"Written {time.strftime('%Y-%m-%d %H:%M')} by tools/effects.py study."
     return framed(told["title"], HEADER, main, footer, told, SCRIPTS, SHEETS)
@@ -46,8 +46,8 @@ def _cell(head: list[str], one: dict[str, Any]) -> str:
 
 def _paper(told: dict[str, Any]) -> str:
     tables = [
-        table_of((base, "simulation", "STAR", "NSW"), [[text_of(c) for c in row] for row in rows])
-        for base, rows in told["paper"].items()
+        table_of(head, [[text_of(cell) for cell in row] for row in rows])
+        for head, *rows in told["paper"].values()
     ]
     items = "".join(f"<li>{text_of(one)}</li>" for one in told["differs"])
-    return "".join(tables) + small_print("What differs:") + f"<ul>{items}</ul>"
+    return "".join(tables) + small_print(told["caption"]) + f"<ul>{items}</ul>"

@@ -119,3 +119,15 @@ def test_rows_as_units_would_claim_too_much() -> None:
         low, high = alone.effect_interval(x)
         widths.append(float(high[0] - low[0]))
     assert widths[0] > 1.7 * widths[1]
+
+
+def test_processes_change_no_number_and_steps_are_told() -> None:
+    made = runs(8, 5, past=8)
+    found = []
+    for jobs in (None, 2):
+        estimator = CIO(LEAST_SQUARES, final="x", bootstraps=4, n_jobs=jobs).fit(**made)
+        assert list(estimator.replicate()) == [1, 2, 3, 4]
+        found.append(estimator.effect_interval(made["X"][:5]))
+    assert np.array_equal(found[0], found[1])
+    with pytest.raises(ValueError, match="bootstraps=1: intervals need 2"):
+        list(RCTOnly("dr", LEAST_SQUARES, bootstraps=1).fit(**made).replicate())

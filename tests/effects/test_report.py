@@ -19,7 +19,7 @@ from tests.effects.making import TOPICS, eval_row, misleading, run_row
 from tools import effects as tool
 
 TRUE = dict(zip(TOPICS, (0.1, -0.1, 0.0), strict=True))
-QUICK = Options(bootstraps=12)
+QUICK = Options(bootstraps=6)
 
 
 def without(found: Tables, keep: Any) -> Tables:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ring.effects import simulate, study, study_report
+from megatron_ring.effects import paper, simulate, study, study_report
 from megatron_ring.effects.baselines import RCTOnly
 from megatron_ring.effects.learners import ridge
 
@@ -44,7 +44,37 @@ def test_the_report_in_words() -> None:
     assert "better than RCT-only DR in 1 of 1 cells, worse in 0" in text
     assert "better than naive pooling in 0 of 0 cells" in text  # there is none of it
     assert "| hidden, complete history | 2.00 ± 2.48 | **1.00 ± 2.73** |" in text
-    assert "| CIO, complete history | 5.75±0.34 | 2.36±0.48 | – |" in text
+    # 5.75 / 9.74, 2.36 / 4.06; of ours there is no such design here.
+    assert "| CIO, complete history | 5.75±0.34 (0.59) | – | 2.36±0.48 (0.58) | – | – | – |" in text
+
+
+def test_ours_beside_the_paper_s_by_hand() -> None:
+    cells = {"paper": ("complete", "treated_only", "control_only"), "nsw": ("control_only",)}
+    means = {(d, h, "RCT-only T"): 2.0 for d, histories in cells.items() for h in histories}
+    autos = {("paper", "complete"): 1.0, ("paper", "treated_only"): 1.5, ("nsw", "control_only"): 3}
+    means |= {(*where, "CIO, auto"): value for where, value in autos.items()}
+    head, *rows = paper.table("ridge", means)
+    assert head == [
+        "ridge",
+        "simulation, paper",
+        "ours",
+        "STAR, paper",
+        "ours",
+        "NSW, paper",
+        "ours",
+    ]
+    by_method = {method: cells for method, *cells in rows}
+    assert by_method["RCT-only"][:2] == ["9.74±2.39", "2.00"]
+    assert by_method["CIO, complete history"][1::2] == ["1.00 (0.50)", "–", "–"]
+    assert by_method["CIO, incomplete history"][1::2] == ["1.50 (0.75)", "–", "3.00 (1.50)"]
+    assert by_method["naive pooling"] == [
+        "21.43±1.06 (2.20)",
+        "–",
+        "12.82±3.48 (3.16)",
+        "–",
+        "15.85±0.32 (6.37)",
+        "–",
+    ]
 
 
 def test_a_study_goes_on_where_it_was_stopped(
