@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 
-.PHONY: help install quickstart reproduce test test-slow test-gpu compat lint format clean
+.PHONY: help install quickstart reproduce effects test test-slow test-gpu compat lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -17,6 +17,9 @@ quickstart: install  ## corpus, tokenizer, packing, training, samples, export in
 
 reproduce: install  ## pre-training, both stages and DPO of a tiny Ling, three seeds, evaluated; about an hour on two cores
 	@VENV=$(VENV) FRESH=$(FRESH) launch/reproduce.sh
+
+effects: install  ## what two changes of the data did, from 12 randomized and 32 past runs of a tiny Ling; half an hour
+	@VENV=$(VENV) FRESH=$(FRESH) launch/effects.sh
 
 test: install  ## the fast test-suite and the linter, as CI runs them
 	$(PYTEST) -m "not gpu and not multi_gpu and not slow" -n $(WORKERS) --dist worksteal

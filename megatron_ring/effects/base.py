@@ -78,7 +78,8 @@ class EffectEstimator(BaseEstimator, ABC):
         """Mean effects by topic, in the order of their names.
 
         `by` labels each row that `fit` was given; a topic without randomized rows is left out, for
-        nothing is known of it without assumptions.
+        nothing is known of it without assumptions. Where `heterogeneity` or `bias` shrink, as the
+        defaults do, topics are drawn to each other; LinearRegression leaves each its own effect.
         """
         labels, rows = np.asarray(by).astype(str), self.rows_
         if labels.shape != rows.y.shape:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.stats import t as student
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LinearRegression
 
 from megatron_ring.config.base import ConfigError
 from megatron_ring.effects import design as designs
@@ -101,11 +102,14 @@ def estimators(options: Options, e: float | None = None) -> dict[str, EffectEsti
         "n_jobs": options.jobs,
         "e": e,
     }
+    # Least squares, not ridge: a topic's effect is its own, not drawn to those of noisier topics.
+    # The features are few: topics, and how hard and how long their items are.
+    linear = LinearRegression()
     return {
         LOGS: ObservationalOnly(**more),
         NAIVE: NaivePooling(**more),
-        COINS: RCTOnly(**more),
-        BOTH: CIO(**more),
+        COINS: RCTOnly(heterogeneity=linear, **more),
+        BOTH: CIO(heterogeneity=linear, bias=linear, **more),
     }
 
 

@@ -128,6 +128,9 @@ def test_graded_answers_of_our_own_evaluation(tmp_path: Path) -> None:
     recipe = runs / "sft/recipe.yaml"
     recipe.write_text(f"sampler: {{model: {home}}}")
     assert importer.load([str(runs / "sft")], Options(rules=[WORKED])) == found
+    recipe.unlink()
+    with pytest.raises(ConfigError, match=f"^{recipe} cannot be read"):
+        importer.load([str(runs / "sft")], Options(rules=[WORKED]))
 
 
 def harness(folder: Path) -> Path:
@@ -244,6 +247,10 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
             "to its overrides",
         ),
     ]
+    nothing = tmp_path / "nothing.jsonl"
+    nothing.touch()
+    unread = Options(reading=sources.Options(items=nothing))
+    cases.append(([f"{home}={nothing}"], unread, f"{nothing} has no items"))
     for arguments, options, told in cases:
         with pytest.raises(ConfigError) as error:
             importer.load(arguments, options)

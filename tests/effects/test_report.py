@@ -60,6 +60,26 @@ def test_the_logs_mislead_and_cio_does_not(told: dict[str, Any]) -> None:
     assert len(part["points"]) == 42 + 24
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_topic_is_not_drawn_to_noisier_ones(seed: int) -> None:
+    """A small sure effect beside two topics of noise: a balanced experiment's own difference."""
+    random, found = np.random.default_rng(seed), misleading(history=0)
+    arms = {run.run_id: run.interventions["worked"] for run in found.runs}
+    evals = []
+    for one in found.evals:
+        sure = one.item_id.startswith("add/")
+        score = 0.3 + 0.05 * arms[one.run_id] * sure + random.normal(0, 0.01 if sure else 0.3)
+        evals.append(eval_row(one.run_id, one.item_id, score))
+    made = designs.make(replace(found, evals=evals), "worked")
+    means = made.means("add")
+    apart = means[made.arms == 1].mean() - means[made.arms == 0].mean()
+    own = made.topic == "add"
+    for name in (COINS, BOTH):
+        fitted = report.estimators(QUICK)[name]
+        report._fit(fitted, made)
+        assert fitted.effect(made.x[own]).mean() == pytest.approx(apart, abs=0.002), name
+
+
 def test_what_to_be_wary_of(told: dict[str, Any]) -> None:
     warnings = told["interventions"][0]["warnings"]
     assert "n is runs, not scores: 12 randomized runs decide, whatever the 2,520 scores" in warnings
