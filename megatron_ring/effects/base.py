@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.parallel import Parallel, delayed
 
-from megatron_ring.effects import bootstrap, learners
+from megatron_ring.effects import bootstrap, covariates, learners
 from megatron_ring.effects.learners import Function, Recipe
 from megatron_ring.effects.rows import Array, Rows, checked, columns, features
 
@@ -45,20 +45,23 @@ class EffectEstimator(BaseEstimator, ABC):
         *,
         X: npt.ArrayLike,
         S: npt.ArrayLike,
+        W: npt.ArrayLike | None = None,
         groups: npt.ArrayLike | None = None,
         bias_features: Sequence[int] | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> Self:
         """Learn from N rows: outcomes Y, arms T (0 or 1), features X (N x F), sources S.
 
-        S=1 marks rows whose arm a coin decided, S=0 history. Rows with one label in `groups` (a
-        run) are no independent evidence. `bias_features` are the columns of X that bias functions
-        may use: all for None. ValueError for rows of which nothing can be told (rows.checked).
+        S=1 marks rows whose arm a coin decided, S=0 history. W (N x K) is what else was changed: it
+        is taken off first (covariates.py). Rows with one label in `groups` (a run) are no
+        independent evidence. `bias_features` are the columns of X that bias functions may use: all
+        for None. ValueError for rows of which nothing can be told (rows.checked).
         """
         self.rows_ = checked(Y, T, X, S, groups, sample_weight)
+        self.w_ = covariates.checked(W, len(self.rows_))
         self.bias_columns_ = columns(bias_features, self.rows_.x.shape[1])
         self.replicates_: list[Function] = []
-        self.effect_ = self._learn(self.rows_)
+        self.effect_ = self._learn(covariates.adjusted(self.rows_, self.w_))
         return self
 
     def effect(self, X: npt.ArrayLike) -> Array:
@@ -71,7 +74,7 @@ class EffectEstimator(BaseEstimator, ABC):
         """
         x = self._features(X)
         middle = self.effect_(x)
-        half = bootstrap.reach(self._replicated(x), self.rows_.trial, alpha)
+        half = self._reach(self._replicated(x), alpha)
         return middle - half, middle + half
 
     def summarize(self, by: npt.ArrayLike, alpha: float = 0.1) -> list[TopicEffect]:
@@ -89,7 +92,7 @@ class EffectEstimator(BaseEstimator, ABC):
         members = np.array([(labels == topic) * trial.weight for topic in topics])
         share = members / members.sum(axis=1, keepdims=True)
         means = share @ self.effect_(trial.x)
-        half = bootstrap.reach(self._replicated(trial.x) @ share.T, trial, alpha)
+        half = self._reach(self._replicated(trial.x) @ share.T, alpha)
         found = []
         for topic, mean, apart in zip(topics, means, half, strict=True):
             own = labels == topic
@@ -124,6 +127,11 @@ class EffectEstimator(BaseEstimator, ABC):
             deque(self.replicate(), maxlen=0)
         return np.array([learned(x) for learned in self.replicates_])
 
+    def _reach(self, replicates: Array, alpha: float) -> Array:
+        own = self.rows_.randomized
+        used = covariates.usable(self.rows_.of(own), self.w_[own])
+        return bootstrap.reach(replicates, self.rows_.trial, alpha, len(used))
+
     def _features(self, X: npt.ArrayLike) -> Array:
         x, wanted = features(X), self.rows_.x.shape[1]
         if x.shape[1] != wanted:
@@ -152,7 +160,7 @@ def _learnt_again(estimator: EffectEstimator, rows: Rows) -> Function:
     """What an unfitted copy of it learns from rows of other weights."""
     again = clone(estimator)
     again.bias_columns_ = estimator.bias_columns_
-    return again._learn(rows)
+    return again._learn(covariates.adjusted(rows, estimator.w_))
 
 
 def given(learner: BaseEstimator | None, default: BaseEstimator) -> BaseEstimator:

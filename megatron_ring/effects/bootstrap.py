@@ -34,17 +34,19 @@ def weights(rows: Rows, count: int, seed: int) -> Iterator[Array]:
         yield factor[place]
 
 
-def reach(replicates: Array, trial: Rows, alpha: float) -> Array:
+def reach(replicates: Array, trial: Rows, alpha: float, covariates: int = 0) -> Array:
     """Half the width of an interval of 1 - alpha: Student's, by the replicates' spread.
 
     `replicates` is bootstraps x what is estimated. Of a difference of the two arms' means over
-    randomized groups, the spread has groups - 2 degrees of freedom; that it is itself told from a
-    few replicates takes some away (as Satterthwaite adds variances). ValueError for alpha outside
-    of (0, 1).
+    randomized groups, the spread has groups - 2 degrees of freedom, and a covariate that was fitted
+    takes one, in what is left of the outcomes too; that the spread is itself told from a few
+    replicates takes some away (as Satterthwaite adds variances). ValueError for alpha outside of
+    (0, 1).
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha} must be between 0 and 1: 0.1 gives intervals of 90 %")
-    groups = max(len(np.unique(trial.group)) - 2, 1)
-    degrees = 1 / (1 / groups + 1 / (len(replicates) - 1))
-    spread = np.std(replicates, axis=0, ddof=1)
+    alone = max(len(np.unique(trial.group)) - 2, 1)
+    left = max(alone - covariates, 1)
+    degrees = 1 / (1 / left + 1 / (len(replicates) - 1))
+    spread = np.std(replicates, axis=0, ddof=1) * np.sqrt(alone / left)
     return np.asarray(student.ppf(1 - alpha / 2, degrees) * spread)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from megatron_ring.effects import learners, selection
+from megatron_ring.effects import covariates, learners, selection
 from megatron_ring.effects.base import EffectEstimator, given
 from megatron_ring.effects.learners import Correction, Function, History, Recipe
 from megatron_ring.effects.rows import ARMS, Array, Rows
@@ -33,8 +33,8 @@ class CIO(EffectEstimator):
     was relayed, which attenuates the effect by 1 - w (1 - e) and is here to show it.
 
     After `fit`: `completeness_`, `chosen_` ("rct" for RCT-only) and its `share_`, the rest being
-    RCT-only, `comparison_` (None unless "auto"), `corrected_outcome_` (a number a row; randomized
-    outcomes stay).
+    RCT-only, `comparison_` (None unless "auto"), `corrected_outcome_` (a number a row; of
+    randomized outcomes only W is taken off).
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class CIO(EffectEstimator):
 
     @property
     def corrected_outcome_(self) -> Array:
-        rows, correction = self.rows_, self.correction_
+        rows, correction = covariates.adjusted(self.rows_, self.w_), self.correction_
         y = rows.y.copy()
         for t in correction.arms:
             own = ~rows.randomized & (rows.t == t)

@@ -29,6 +29,13 @@ class Design:
     bias_features: list[int]  # columns that are simple enough for a bias function
     runs: list[RunRow]
     items: list[ItemRow]
+    others: list[str]  # K: the other changes whose arms all runs know
+
+    @property
+    def w(self) -> Array:
+        """N x K: arms of the other changes."""
+        arms = np.array([self.arm_of(name) for name in self.others], dtype=float)
+        return np.repeat(arms.reshape(len(self.others), len(self.runs)).T, len(self.items), axis=0)
 
     @property
     def topics(self) -> list[str]:
@@ -94,6 +101,7 @@ def make(tables: Tables, intervention: str, by: By = "tax_l1", scale: str = "") 
         bias_features=simple,
         runs=list(known.runs),
         items=items,
+        others=[name for name in known.interventions if name != intervention],
     )
 
 

@@ -17,11 +17,13 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 
 from megatron_ring.config.base import ConfigError
+from megatron_ring.effects import covariates
 from megatron_ring.effects import design as designs
 from megatron_ring.effects.base import EffectEstimator, TopicEffect
 from megatron_ring.effects.baselines import NaivePooling, ObservationalOnly, RCTOnly
 from megatron_ring.effects.cio import CIO
 from megatron_ring.effects.design import By, Design
+from megatron_ring.effects.rows import Rows
 from megatron_ring.effects.tables import Tables
 from megatron_ring.evaluation.compare import words
 
@@ -165,22 +167,37 @@ def _fit(estimator: EffectEstimator, made: Design) -> None:
         made.t,
         X=made.x,
         S=made.s,
+        W=made.w,
         groups=made.group,
         bias_features=made.bias_features,
     )
 
 
 def true_effect(truth: Design, topic: str | None, alpha: float) -> Cell:
-    """Difference of the arms' mean runs with Welch's interval: n is runs."""
-    means = truth.means(topic)
+    """Difference of the arms' mean runs with Welch's interval: n is runs.
+
+    What other changes explain of the runs' means is taken off, as for the estimates.
+    """
+    count = len(truth.runs)
+    runs = Rows(
+        truth.means(topic),
+        truth.arms,
+        np.empty((count, 0)),
+        np.ones(count, dtype=bool),
+        np.arange(count),
+        np.ones(count),
+    )
+    w = truth.w[:: len(truth.items)]
+    means, fitted = covariates.adjusted(runs, w).y, len(covariates.usable(runs, w))
     arms = [means[truth.arms == arm].tolist() for arm in (0, 1)]
     value = fmean(arms[1]) - fmean(arms[0])
-    parts = [stdev(one) ** 2 / len(one) for one in arms]
+    left = (count - 2) / (count - 2 - fitted)
+    parts = [left * stdev(one) ** 2 / len(one) for one in arms]
     total = sum(parts)
     if total == 0:  # runs that are all alike
         return {"value": value, "low": value, "high": value, "sure": value != 0}
     degrees = total**2 / sum(p**2 / (len(a) - 1) for p, a in zip(parts, arms, strict=True))
-    reach = float(student.ppf(1 - alpha / 2, degrees)) * math.sqrt(total)
+    reach = float(student.ppf(1 - alpha / 2, degrees - fitted)) * math.sqrt(total)
     low, high = value - reach, value + reach
     return {"value": value, "low": low, "high": high, "sure": low > 0 or high < 0}
 
@@ -264,7 +281,10 @@ def _warnings(name: str, made: Design, options: Options) -> list[str]:
             if other != name and len(set(made.arm_of(other)[past].tolist())) == 2:
                 along = float(np.corrcoef(arms[past], made.arm_of(other)[past])[0, 1])
                 if abs(along) > GOES_ALONG:
-                    found.append(f"in history it goes along with {other} (correlation {along:.2f})")
+                    found.append(
+                        f"in history it goes along with {other} (correlation {along:.2f}): what "
+                        f"{other} did there is taken off as far as the two can be told apart"
+                    )
     coins = sum(made.num_runs()["randomized"])
     found.append(
         f"n is runs, not scores: {coins} randomized runs decide, whatever the {len(made.y):,} "

@@ -106,7 +106,10 @@ def test_what_to_be_wary_of(told: dict[str, Any]) -> None:
     along = [line for line in report._warnings("worked", made, QUICK) if "goes along" in line]
     past = [run.interventions for run in runs if not run.randomized]
     r = np.corrcoef([one["worked"] for one in past], [one["also"] for one in past])[0, 1]
-    assert along == [f"in history it goes along with also (correlation {r:.2f})"]
+    assert along == [
+        f"in history it goes along with also (correlation {r:.2f}): what also did there is taken "
+        "off as far as the two can be told apart"
+    ]
 
 
 def test_scores_of_several_graders_are_told() -> None:
