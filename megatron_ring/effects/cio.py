@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
 from megatron_ring.effects import covariates, learners, selection
-from megatron_ring.effects.base import EffectEstimator, given
+from megatron_ring.effects.base import EffectEstimator, given, one_thread
 from megatron_ring.effects.learners import Correction, Function, History, Recipe
 from megatron_ring.effects.rows import ARMS, Array, Rows
 
@@ -74,6 +74,7 @@ class CIO(EffectEstimator):
         """How far historical outcomes of this arm lie above randomized ones, at each row of X."""
         return self.correction_.bias(arm)(self._features(X))
 
+    @one_thread
     def diagnostics(self) -> dict[str, Any]:
         """What the rows are, what the bias looks like, what was chosen, and `flags` in words.
 

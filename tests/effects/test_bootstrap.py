@@ -1,8 +1,11 @@
 """Weights of groups against the variance of a mean; intervals against how often they hold."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from megatron_ring.effects import bootstrap
 from megatron_ring.effects.baselines import RCTOnly
@@ -131,3 +134,23 @@ def test_processes_change_no_number_and_steps_are_told() -> None:
     assert np.array_equal(found[0], found[1])
     with pytest.raises(ValueError, match="bootstraps=1: intervals need 2"):
         list(RCTOnly("dr", LEAST_SQUARES, bootstraps=1).fit(**made).replicate())
+
+
+class Counting(LinearRegression):
+    """Least squares that notes the threads it might use."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def fit(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None
+    ) -> "Counting":
+        self.threads.update(pool["num_threads"] for pool in threadpool_info())
+        return super().fit(X, y, sample_weight)
+
+
+def test_fits_take_one_thread_whatever_the_machine_has() -> None:
+    made = runs(8, 5, past=8)
+    with threadpool_limits(limits=2):
+        estimator = CIO(Counting(), Counting(), final="x", bootstraps=2).fit(**made)
+        estimator.effect_interval(made["X"][:5])
+    assert Counting.threads == {1}
