@@ -49,6 +49,7 @@ case "${1:-}" in
     exit
     ;;
   run) # as the plans' commands say
+    mkdir -p "$run"/{done,logs,scores}
     if ! launch/effects.sh steps "${@:2}" >"$run/logs/$2.log" 2>&1; then
       echo "$2 failed; the end of $run/logs/$2.log:"
       tail -n 20 "$run/logs/$2.log"

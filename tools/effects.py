@@ -9,7 +9,8 @@
 Runs of the past mislead: those that had the new data were often also larger, longer or later. A few
 runs whose changes coins decide tell the truth, but few runs tell it roughly. CIO (Yao et al., CIKM
 2024) learns from the coins how far the past is off, takes that away, and uses both. Where that does
-not help, it says so and keeps to the coins.
+not help, it says so and keeps to the coins. A topic's mean it cannot know better than the coins do,
+which correct the past; what the past can add are differences between items of a topic.
 
 launch/effects.sh is the whole road on tiny models. Each command has its own --help.
 """
@@ -73,6 +74,13 @@ def plan(
         plan.yaml       the recipe, and of each run its coin, its arms and its keys
         commands.txt    a shell command a run. Two at a time:
                         xargs -d '\\n' -P 2 -n 1 sh -c < commands.txt
+
+    `command` is whatever trains and evaluates one run, such as
+        sbatch launch/train.sbatch my.yaml {overrides}
+    with {run}, {seed}, each change by its name (0 or 1) and {overrides} filled in. What a change
+    does stands in `present` and `absent` of each (keys of the training), or in `overrides` with its
+    name in a text (data.train: packed/{worked}). `overrides.run.dir`, with {run} in it, is where
+    `import` finds a run.
 
     The same recipe gives the same plan. Runs of one seed are compared with each other: what the
     seed does is no difference between them. Decide before you look: a plan is not written over.
@@ -185,6 +193,10 @@ def report(
 
     if by not in ("benchmark", "tax_l1", "tax_l2"):
         raise ConfigError(f"--by {by!r} is none of benchmark, tax_l1, tax_l2")
+    if not 0 < alpha < 1:
+        raise ConfigError(f"--alpha {alpha} is not between 0 and 1; 0.1 gives intervals of 90 %")
+    if jobs == 0:
+        raise ConfigError("--jobs 0: give the number of processes, or -1 for one a core")
     about = {
         name: change.about
         for path in plan or []

@@ -81,8 +81,8 @@ class PlanConfig(Part):
         None, description="only with design=coin; the plan is a made-up history then, no experiment"
     )
     command: str = Field(
-        description="of a run, for a shell; {run}, {seed}, {INTERVENTION} and {overrides} are "
-        "filled in"
+        description="of a run, for a shell (sbatch JOB {overrides}); {run}, {seed}, {INTERVENTION} "
+        "and {overrides} are filled in. A shell's variable is written $NAME, without braces"
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from megatron_ring.effects import bootstrap, covariates, learners
@@ -72,7 +73,8 @@ class EffectEstimator(BaseEstimator, ABC):
     @one_thread
     def effect(self, X: npt.ArrayLike) -> Array:
         """The effect at each row of X."""
-        return self.effect_(self._features(X))
+        x = self._features(X)
+        return self.effect_(x)
 
     def effect_interval(self, X: npt.ArrayLike, alpha: float = 0.1) -> tuple[Array, Array]:
         """Low and high ends of intervals of 1 - alpha: all steps are learned again `bootstraps`
@@ -90,11 +92,13 @@ class EffectEstimator(BaseEstimator, ABC):
         nothing is known of it without assumptions. Where `heterogeneity` or `bias` shrink, as the
         defaults do, topics are drawn to each other; LinearRegression leaves each its own effect.
         """
-        labels, rows = np.asarray(by).astype(str), self.rows_
+        check_is_fitted(self)
+        labels, rows = np.asarray(by).astype(str).ravel(), self.rows_
         if labels.shape != rows.y.shape:
             raise ValueError(f"by has {len(labels)} labels and the fit {len(rows)} rows")
         labels, trial = labels[rows.randomized], rows.trial
         topics = np.unique(labels)
+        topics = np.array([one for one in topics if trial.weight[labels == one].any()])
         members = np.array([(labels == topic) * trial.weight for topic in topics])
         share = members / members.sum(axis=1, keepdims=True)
         means = share @ self.effect_(trial.x)
@@ -130,7 +134,7 @@ class EffectEstimator(BaseEstimator, ABC):
     @one_thread
     def _replicated(self, x: Array) -> Array:
         """Effects at x by each replicate: bootstraps x len(x)."""
-        if not self.replicates_:
+        if len(self.replicates_) != self.bootstraps:
             deque(self.replicate(), maxlen=0)
         return np.array([learned(x) for learned in self.replicates_])
 
@@ -140,6 +144,7 @@ class EffectEstimator(BaseEstimator, ABC):
         return bootstrap.reach(replicates, self.rows_.trial, alpha, len(used))
 
     def _features(self, X: npt.ArrayLike) -> Array:
+        check_is_fitted(self)
         x, wanted = features(X), self.rows_.x.shape[1]
         if x.shape[1] != wanted:
             raise ValueError(f"X has {x.shape[1]} columns; it was fitted with {wanted}")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from megatron_ring.effects import covariates, learners, selection
 from megatron_ring.effects.base import EffectEstimator, given, one_thread
@@ -80,6 +81,7 @@ class CIO(EffectEstimator):
 
         Learns the candidates again without each fold, if `final` was not "auto".
         """
+        check_is_fitted(self)
         rows, comparison = self.rows_, self.comparison_
         if comparison is None:
             names = CANDIDATES if self.chosen_ == selection.RCT_ONLY else (self.chosen_,)
@@ -141,13 +143,13 @@ class CIO(EffectEstimator):
         past = rows.past
         if self.arms == "auto":
             return past
-        absent = [t for t in self.arms if t not in past.arms]
-        if absent or isinstance(self.arms, str):
+        wanted = self.arms if isinstance(self.arms, tuple | list) else ("",)
+        if any(t not in past.arms for t in wanted):
             raise ValueError(
                 f"arms={self.arms!r}: the history has rows of {past.arms or 'no arm'}; write "
                 "'auto' or a tuple of those"
             )
-        return past.of(np.isin(past.t, self.arms))
+        return past.of(np.isin(past.t, wanted))
 
     def _checked_recipe(self, rows: Rows) -> Recipe:
         for name, value, allowed in (

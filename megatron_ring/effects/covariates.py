@@ -9,7 +9,7 @@ believed nothing about the randomized runs.
 import numpy as np
 import numpy.typing as npt
 
-from megatron_ring.effects.rows import Array, Rows
+from megatron_ring.effects.rows import Array, Rows, numbers
 
 SPARE = 2  # groups a source must have beyond the numbers that are fitted to a feature
 
@@ -18,7 +18,7 @@ def checked(W: npt.ArrayLike | None, count: int) -> Array:
     """N x K numbers, no columns for None; ValueError for another shape or for NaN."""
     if W is None:
         return np.empty((count, 0))
-    w = np.asarray(W, dtype=float)
+    w = numbers("W", W)
     w = w[:, None] if w.ndim == 1 else w
     if w.ndim != 2 or len(w) != count:
         raise ValueError(f"W has the shape {w.shape} and Y {count} rows; give a row for each")

@@ -14,7 +14,7 @@ def markdown(told: dict[str, Any]) -> str:
     for one in told["interventions"]:
         parts += [f"## {escaped(one['name'])}\n"]
         parts += [f"{escaped(one['about'])}\n"] * bool(one["about"])
-        parts += [runs_in_words(one) + "\n", _table(told, one), caption(told) + "\n"]
+        parts += [runs_in_words(one) + "\n", _table(told, one), told["caption"] + "\n"]
         for title, lines in (("Logs that mislead", "findings"), ("To be wary of", "warnings")):
             if one[lines]:
                 parts += [f"### {title}\n", _list(one[lines])]
@@ -29,25 +29,7 @@ def runs_in_words(one: dict[str, Any]) -> str:
     counts = [
         f"{on} {kind} runs with it and {off} without" for kind, (off, on) in one["runs"].items()
     ]
-    return f"{'; '.join(counts)}. {choice_in_words(one)}."
-
-
-def choice_in_words(one: dict[str, Any]) -> str:
-    """What CIO took, and how much of it; the rest is from randomized runs alone."""
-    weight = f" with a weight of {one['share']:.0%}" if 0 < one["share"] < 1 else ""
-    return f"History is {one['completeness'].replace('_', ' ')}; CIO took {one['chosen']}{weight}"
-
-
-def caption(told: dict[str, Any]) -> str:
-    """What cells hold."""
-    more = ", with scores as if all runs had trained on as many tokens" if told["adjusted"] else ""
-    text = (
-        f"The change of the mean score{more}, with intervals of {1 - told['alpha']:.0%} over runs. "
-        "▲ ▼: the interval does not hold 0."
-    )
-    if "truth" in told["columns"]:
-        text += " ✗: off the truth, their intervals do not meet; ±: of the wrong sign."
-    return text
+    return f"{'; '.join(counts)}. {one['choice']}."
 
 
 def marks(cell: Cell) -> str:

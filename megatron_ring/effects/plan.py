@@ -57,6 +57,7 @@ def make(config: PlanConfig) -> Plan:
         settings = {key: rng.choice(values) for key, values in config.settings.items()}
         for arms in _block(config, settings, rng):
             runs.append(_planned(config, len(runs), seed, coin, arms, settings))
+    _check_commands(config, runs)
     if config.chance is None:
         _check_arms(config, runs)
     return Plan(config, runs)
@@ -199,6 +200,19 @@ def _typed(value: Any) -> str:
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+
+def _check_commands(config: PlanConfig, runs: list[Planned]) -> None:
+    """Each run must get its own command, or runs of different arms would be the same run."""
+    by_command: dict[str, str] = {}
+    for run in runs:
+        twin = by_command.setdefault(run.command, run.run)
+        if twin != run.run:
+            names = ", ".join(f"{{{name}}}" for name in config.interventions)
+            raise ConfigError(
+                f"command={config.command!r} is the same for {twin} and {run.run}: write {{run}} "
+                f"or {{overrides}} into it, and {names} where `overrides` do not tell them"
+            )
 
 
 def _check_arms(config: PlanConfig, runs: list[Planned]) -> None:

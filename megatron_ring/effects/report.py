@@ -17,7 +17,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 
 from megatron_ring.config.base import ConfigError
-from megatron_ring.effects import covariates
+from megatron_ring.effects import covariates, sentences
 from megatron_ring.effects import design as designs
 from megatron_ring.effects.base import EffectEstimator, TopicEffect
 from megatron_ring.effects.baselines import NaivePooling, ObservationalOnly, RCTOnly
@@ -72,16 +72,19 @@ def build(
     names = list(interventions) or tables.interventions
     if not names:
         raise ConfigError("no intervention is known of all runs; name one by --treatment")
-    parts = []
+    # All designs before the first bootstrap: what is refused is refused at once.
+    pairs = {}
     for name in names:
         made = designs.make(tables, name, options.by, options.scale)
         known = designs.make(truth, name, options.by, options.scale) if truth else None
-        if known is not None and known.num_runs()["historical"] != [0, 0]:
-            raise ConfigError(f"the truth of {name} has runs that no coin decided; leave them out")
-        parts.append(_part(name, made, known, options, track))
+        if known is not None:
+            _check_truth(name, made, known)
+        pairs[name] = made, known
+    parts = [_part(name, made, known, options, track) for name, (made, known) in pairs.items()]
     columns = [LOGS, NAIVE, COINS, BOTH] + [TRUTH] * (truth is not None)
     return {
         "columns": columns,
+        "caption": sentences.caption(options.alpha, options.adjust, truth is not None),
         "alpha": options.alpha,
         "by": options.by,
         "adjusted": options.adjust,
@@ -89,6 +92,26 @@ def build(
         "interventions": parts,
         "notes": _notes(tables),
     }
+
+
+def _check_truth(name: str, made: Design, truth: Design) -> None:
+    """Only further randomized runs, asked the same items, can judge."""
+    if truth.num_runs()["historical"] != [0, 0]:
+        raise ConfigError(f"the truth of {name} has runs that no coin decided; leave them out")
+    known = {run.run_id for run in made.runs}
+    if again := [run.run_id for run in truth.runs if run.run_id in known]:
+        raise ConfigError(
+            f"the truth has {len(again)} runs that are estimated from as well ({again[0]}): no "
+            "estimate can be judged by its own runs; give others"
+        )
+    asked = {item.item_id for item in truth.items}
+    own = {item.item_id for item in made.items}
+    if asked != own:
+        odd = sorted(asked ^ own)
+        raise ConfigError(
+            f"the truth of {name} and the estimates share {len(asked & own)} items, and {len(odd)} "
+            f"({odd[0]}) are of one of them alone: evaluate all runs on the same items"
+        )
 
 
 def estimators(options: Options, e: float | None = None) -> dict[str, EffectEstimator]:
@@ -151,6 +174,7 @@ def _part(
         "items": len(made.items),
         "rows": _rows(made, cells, truth is not None),
         "completeness": told["completeness"],
+        "choice": sentences.choice(told["completeness"], told["chosen"], told["share"]),
         "chosen": told["chosen"],
         "share": told["share"],
         "bias": _bias(made, both),
@@ -197,7 +221,7 @@ def true_effect(truth: Design, topic: str | None, alpha: float) -> Cell:
     if total == 0:  # runs that are all alike
         return {"value": value, "low": value, "high": value, "sure": value != 0}
     degrees = total**2 / sum(p**2 / (len(a) - 1) for p, a in zip(parts, arms, strict=True))
-    reach = float(student.ppf(1 - alpha / 2, degrees - fitted)) * math.sqrt(total)
+    reach = float(student.ppf(1 - alpha / 2, max(degrees - fitted, 1))) * math.sqrt(total)
     low, high = value - reach, value + reach
     return {"value": value, "low": low, "high": high, "sure": low > 0 or high < 0}
 

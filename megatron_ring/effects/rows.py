@@ -113,13 +113,15 @@ def checked(
 ) -> Rows:
     """The rows, if effects can be had from them; ValueError says what is wrong with which argument.
 
-    Refused: other lengths, NaN, arms or sources that are not 0 or 1, no randomized rows, and fewer
-    than ENOUGH randomized groups in an arm: with fewer there is no telling chance from effect.
+    Refused: other lengths, NaN, arms or sources that are not 0 or 1, groups of both sources, no
+    randomized rows, and fewer than ENOUGH randomized groups of some weight in an arm: with fewer
+    there is no telling chance from effect.
     """
-    y, x = np.asarray(Y, dtype=float).ravel(), features(X)
+    y, x = numbers("Y", Y).ravel(), features(X)
     t, s = _binary("T", T), _binary("S", S)
-    group = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+    group = np.arange(len(y)) if groups is None else _labels(groups)
+    weight = np.ones(len(y)) if sample_weight is None else numbers("sample_weight", sample_weight)
+    weight = weight.ravel()
     named = {"T": t, "X": x, "S": s, "groups": group, "sample_weight": weight}
     for name, values in named.items():
         if len(values) != len(y):
@@ -131,15 +133,40 @@ def checked(
     if (weight < 0).any() or not weight.any():
         raise ValueError("sample_weight must not be negative, nor 0 everywhere")
     rows = Rows(y, t, x, s == 1, group.astype(np.int64).ravel(), weight)
-    _enough(rows.trial, "rows" if groups is None else "runs")
+    if mixed := np.intersect1d(rows.trial.group, rows.past.group).size:
+        raise ValueError(
+            f"{mixed} of the groups have rows with S=1 and with S=0; a run is randomized or "
+            "history: give runs of both sources labels of their own"
+        )
+    counted = rows.of(weight > 0).trial
+    _enough(counted, "rows" if groups is None else "runs")
     return rows
+
+
+def numbers(name: str, values: npt.ArrayLike) -> Array:
+    """The values as numbers; ValueError names the argument."""
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds what is no number ({error})") from None
+
+
+def _labels(groups: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Labels of any kind as numbers from 0; ValueError where one is missing."""
+    labels = np.asarray(groups, dtype=object).ravel()
+    missing = sum(label is None or label != label for label in labels)  # NaN is not itself
+    if missing:
+        raise ValueError(f"groups lacks the label of {missing} rows; name the run of each")
+    plain = np.asarray(groups).ravel()
+    ordered = plain if plain.dtype.kind in "biuf" else labels.astype(str)
+    return np.unique(ordered, return_inverse=True)[1].astype(np.int64)
 
 
 def features(X: npt.ArrayLike) -> Array:
     """X as N x F numbers; ValueError for another shape or for NaN."""
-    x = np.asarray(X, dtype=float)
-    if x.ndim != 2:
-        raise ValueError(f"X has {x.ndim} dimension(s); it is rows x features")
+    x = numbers("X", X)
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"X has the shape {x.shape}; it is rows x features")
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).sum())
         raise ValueError(f"X has {bad} values that are no numbers; fill them in or drop the rows")
@@ -159,8 +186,8 @@ def columns(wanted: Sequence[int] | None, count: int) -> tuple[int, ...]:
 
 
 def _binary(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    array = np.asarray(values).ravel()
-    other = sorted({str(v) for v in np.unique(array)} - {"0", "1", "0.0", "1.0", "False", "True"})
+    array = np.asarray(values, dtype=object).ravel()
+    other = sorted({str(value) for value in array if value not in (0, 1)})
     if other:
         raise ValueError(f"{name} holds {', '.join(other[:3])}; it must be 0 or 1 in every row")
     return array.astype(np.int64)

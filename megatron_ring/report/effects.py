@@ -48,7 +48,7 @@ def _intervention(told: dict[str, Any], one: dict[str, Any], number: int) -> str
         cards += chart_card(f"bias-{number}", "Bias of history", unit)
     body = f"<p>{text_of(one['about'])}</p>" if one["about"] else ""
     body += f'{_counts(one)}<div class="grid">{cards}</div>{_table(told, one)}'
-    body += small_print(_caption(told))
+    body += small_print(told["caption"])
     for name, lines in (("Logs that mislead", "findings"), ("To be wary of", "warnings")):
         body += f"<h3>{name}</h3>{_list(one[lines])}" if one[lines] else ""
     if one["held_out"]:
@@ -58,27 +58,13 @@ def _intervention(told: dict[str, Any], one: dict[str, Any], number: int) -> str
 
 def _counts(one: dict[str, Any]) -> str:
     rows = [[kind, f"{on:,}", f"{off:,}"] for kind, (off, on) in one["runs"].items()]
-    weight = f" with a weight of {one['share']:.0%}" if 0 < one["share"] < 1 else ""
-    said = (
-        f"History is {one['completeness'].replace('_', ' ')}; CIO took {one['chosen']}{weight}; "
-        f"{one['items']:,} items."
-    )
+    said = f"{one['choice']}; {one['items']:,} items."
     return table_of(("runs", "with it", "without"), rows) + small_print(said)
 
 
 def _axes(one: dict[str, Any]) -> str:
     known = all(point["tokens"] for point in one["points"])
     return f"mean score, per cent, by {'tokens of training' if known else 'run'}"
-
-
-def _caption(told: dict[str, Any]) -> str:
-    text = f"The change of the mean score, with intervals of {1 - told['alpha']:.0%} over runs"
-    if told["adjusted"]:
-        text += ", with scores as if all runs had trained on as many tokens"
-    text += ". ▲ ▼: the interval does not hold 0."
-    if "truth" in told["columns"]:
-        text += " ✗: off the truth, their intervals do not meet; ±: of the wrong sign."
-    return text
 
 
 def _table(told: dict[str, Any], one: dict[str, Any]) -> str:

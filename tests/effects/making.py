@@ -82,11 +82,13 @@ def eval_row(run: str, item: str, score: float, **more: Any) -> EvalRow:
     return EvalRow(run_id=run, item_id=item, score=score, **(told | more))
 
 
-def misleading(randomized: int = 6, history: int = 30, items: int = 20, seed: int = 0) -> Tables:
+def misleading(
+    randomized: int = 6, history: int = 30, items: int = 20, seed: int = 0, name: str = "run"
+) -> Tables:
     """Runs with a hidden cause: in history, those that were trained longer had the change more.
 
     The change is worth +0.1 in `add`, -0.1 in `name`, 0 in `say`; training four times as long is
-    worth 0.2 in all of them. `randomized` is the number of runs of each arm.
+    worth 0.2 in all of them. `randomized` is the number of runs of each arm; runs are NAME-00 ...
     """
     rng = random.Random(seed)
     effects = dict(zip(TOPICS, (0.1, -0.1, 0.0), strict=True))
@@ -109,9 +111,9 @@ def misleading(randomized: int = 6, history: int = 30, items: int = 20, seed: in
         arm = int(rng.random() < (0.8 if longer else 0.2)) if is_past else number % 2
         if not is_past:
             longer = False
-        name, level = f"run-{number:02}", 0.2 * longer + rng.gauss(0, 0.02)
-        runs.append(run_row(name, arm, not is_past, tokens=4000 if longer else 1000))
+        run, level = f"{name}-{number:02}", 0.2 * longer + rng.gauss(0, 0.02)
+        runs.append(run_row(run, arm, not is_past, tokens=4000 if longer else 1000))
         for row in rows:
             score = 0.6 - 0.3 * row.difficulty + level + arm * effects[row.tax_l1]
-            evals.append(eval_row(name, row.item_id, score + rng.gauss(0, 0.05)))
+            evals.append(eval_row(run, row.item_id, score + rng.gauss(0, 0.05)))
     return Tables(runs, rows, evals)

@@ -82,6 +82,8 @@ def test_reach_is_student_s() -> None:
     spread = np.sqrt(20 * 21 / 41 / 40)
     found = bootstrap.reach(replicates, rows, alpha=0.1)
     assert found == pytest.approx([quantile * spread, 0], abs=1e-3)
+    with pytest.raises(ValueError, match="alpha=1.5 must be between 0 and 1"):
+        bootstrap.reach(replicates, rows, alpha=1.5)
 
 
 def coverage(draws: int, bootstraps: int, final: str) -> float:

@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
@@ -174,7 +175,14 @@ def test_a_fallback_is_rct_only_to_the_last_digit() -> None:
         ({"T": 2}, "T holds 2; it must be 0 or 1"),
         ({"Y": np.nan}, "Y has 260 values that are no numbers"),
         ({"X": np.nan}, "X has 520 values that are no numbers"),
-        ({"X": None}, "X has 1 dimension"),
+        ({"X": None}, r"X has the shape \(260,\); it is rows x features"),
+        ({"X": "far"}, "X holds what is no number"),
+        ({"T": "1.0"}, "T holds 1.0; it must be 0 or 1"),
+        ({"S": None}, "S holds .*; it must be 0 or 1"),
+        ({"groups": np.arange(260) % 60}, "60 of the groups have rows with S=1 and with S=0"),
+        ({"groups": [None, *"a" * 259]}, "groups lacks the label of 1 rows"),
+        ({"groups": np.r_[np.nan, np.ones(259)]}, "groups lacks the label of 1 rows"),
+        ({"sample_weight": 1 - linear("complete", 60, 200)["T"]}, "0 randomized rows with T=1"),
         ({"sample_weight": 0}, "sample_weight must not be negative, nor 0 everywhere"),
         ({"bias_features": [0, 5]}, r"bias_features=\[0, 5\]: \[5\] is no column of X"),
         ({"bias_features": []}, "nothing is no column of X; its 2 are 0 to 1"),
@@ -186,10 +194,37 @@ def test_rows_that_tell_nothing_are_refused(change: dict[str, object], message: 
     for name, value in change.items():
         if name in ("S", "T", "Y", "X", "sample_weight"):
             shape = np.shape(rows[name]) if name in rows else (260,)
-            value = rows["Y"] if value is None else np.full(shape, value)
+            value = rows["Y"] if value is None else np.broadcast_to(value, shape)
         rows[name] = value
     with pytest.raises(ValueError, match=message):
         plain().fit(**rows)
+
+
+def test_before_a_fit_nothing_is_told() -> None:
+    x = np.zeros((1, 2))
+    for ask in (lambda e: e.effect(x), lambda e: e.effect_interval(x), CIO.diagnostics):
+        with pytest.raises(NotFittedError, match="This CIO instance is not fitted yet"):
+            ask(plain())
+
+
+def test_a_topic_without_weight_is_left_out() -> None:
+    rows = linear("complete", 60, 200)
+    topic = np.where(np.arange(260) % 2, "even", "odd")
+    fitted = plain(final="x", bootstraps=2).fit(**rows, sample_weight=(topic == "odd") * 1.0)
+    assert [one.topic for one in fitted.summarize(topic)] == ["odd"]
+
+
+def test_more_bootstraps_are_done_when_asked_for() -> None:
+    fitted = plain(final="x", bootstraps=2).fit(**linear("complete", 60, 200))
+    fitted.summarize(["all"] * 260)
+    fitted.set_params(bootstraps=3).summarize(["all"] * 260)
+    assert len(fitted.replicates_) == 3
+
+
+@pytest.mark.parametrize("arms", [1, "both", (2,)])
+def test_arms_that_are_none(arms: object) -> None:
+    with pytest.raises(ValueError, match="write 'auto' or a tuple of those"):
+        plain(final="x", arms=arms).fit(**linear("complete", 60, 200))
 
 
 def test_runs_are_counted_and_not_their_rows() -> None:

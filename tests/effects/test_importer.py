@@ -30,7 +30,7 @@ def a_plan(folder: Path, **more: Any) -> plan.Plan:
         "num_seeds": 3,
         "interventions": {"worked": {}},
         "overrides": {"run.dir": f"{folder}/runs/{{run}}", "optim.steps": 10},
-        "command": "true",
+        "command": "train {run}",
         **more,
     }
     return plan.make(configuration.build(PlanConfig, tree))

@@ -213,6 +213,11 @@ def test_a_plan_that_was_altered_is_told(tmp_path: Path) -> None:
             "chance.chances has 1 chances, settings.optim.lr 2 values; give one for each",
         ),
         (
+            {"command": "sbatch my.sh"},
+            "command='sbatch my.sh' is the same for ablation-000 and ablation-001: write {run} or "
+            "{overrides} into it, and {worked} where `overrides` do not tell them",
+        ),
+        (
             {"overrides": {"run.dir": "{name}"}},
             "overrides.run.dir='{name}' cannot be filled in ('name'); known: {run}, {seed}, "
             "{worked}",

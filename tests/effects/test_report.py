@@ -32,7 +32,7 @@ def cells_of(part: dict[str, Any], columns: list[str]) -> dict[str, dict[str, An
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    truth = misleading(randomized=12, history=0, seed=9)
+    truth = misleading(randomized=12, history=0, seed=9, name="truth")
     return report.build(misleading(), [], QUICK, truth)
 
 
@@ -173,6 +173,18 @@ def test_the_truth_is_a_difference_of_runs() -> None:
     )
 
 
+def test_the_truth_of_few_runs_and_many_other_changes_is_a_number() -> None:
+    """Three runs against nine and three other changes: Welch's degrees are fewer than those."""
+    found = misleading(randomized=6, history=0)
+    runs = []
+    for n, run in enumerate(found.runs):
+        arms = {"worked": int(n < 3), "one": n & 1, "two": n >> 1 & 1, "three": n >> 2 & 1}
+        runs.append(run.model_copy(update={"interventions": arms}))
+    made = designs.make(replace(found, runs=runs), "worked")
+    cell = report.true_effect(made, None, 0.1)
+    assert -1 < cell["low"] < cell["value"] < cell["high"] < 1
+
+
 @pytest.mark.slow
 def test_a_history_of_one_arm_and_none() -> None:
     found = misleading(randomized=4, history=12)
@@ -239,6 +251,19 @@ def test_truth_and_interventions_that_are_none() -> None:
     with pytest.raises(ConfigError) as error:
         report.build(misleading(), ["worked"], QUICK, misleading(history=8))
     assert str(error.value) == ("the truth of worked has runs that no coin decided; leave them out")
+    with pytest.raises(ConfigError) as error:
+        report.build(misleading(), ["worked"], QUICK, misleading(history=0))
+    assert str(error.value) == (
+        "the truth has 12 runs that are estimated from as well (run-00): no estimate can be judged "
+        "by its own runs; give others"
+    )
+    with pytest.raises(ConfigError) as error:
+        further = misleading(history=0, items=19, name="truth")
+        report.build(misleading(), ["worked"], QUICK, further)
+    assert str(error.value) == (
+        "the truth of worked and the estimates share 57 items, and 3 (add/19) are of one of them "
+        "alone: evaluate all runs on the same items"
+    )
     with pytest.raises(ConfigError, match="no intervention is known of all runs; name one by"):
         report.build(Tables([], [], []), [], QUICK)
 
@@ -270,6 +295,12 @@ def test_the_commands(tmp_path: Path) -> None:
     ended = runner.invoke(tool.app, [*arguments, "--by", "colour"])
     assert ended.exit_code == 1
     assert "error: --by 'colour' is none of benchmark, tax_l1, tax_l2" in ended.output
+    for option, told in (
+        ("--alpha=1.5", "error: --alpha 1.5 is not between 0 and 1"),
+        ("--jobs=0", "error: --jobs 0: give the number of processes"),
+    ):
+        ended = runner.invoke(tool.app, [*arguments, option])
+        assert ended.exit_code == 1 and told in ended.output
     recipe = str(Path(__file__).parents[2] / "configs/effects/ablation.yaml")
     plan = ["plan", recipe, f"output={tmp_path}/plan"]
     ended = runner.invoke(tool.app, [*plan, "--dry-run"])

@@ -19,8 +19,6 @@ def road(output: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
 
 
 def test_a_run_that_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
-    for name in ("done", "logs", "scores"):
-        (tmp_path / name).mkdir()
     ended = road(tmp_path, "run", "some-000", "1", "1", "0", "optim.steps=2")
     assert ended.returncode == 255  # xargs stops
     assert f"some-000 failed; the end of {tmp_path}/logs/some-000.log:" in ended.stdout

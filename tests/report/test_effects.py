@@ -22,7 +22,7 @@ from tests.report.test_page import (
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    truth = misleading(randomized=3, history=0, items=4, seed=9)
+    truth = misleading(randomized=3, history=0, items=4, seed=9, name="truth")
     found = misleading(randomized=3, history=10, items=4)
     return report.build(found, [], Options(bootstraps=3), truth)
 
