@@ -139,9 +139,12 @@ class EffectEstimator(BaseEstimator, ABC):
         return np.array([learned(x) for learned in self.replicates_])
 
     def _reach(self, replicates: Array, alpha: float) -> Array:
+        return bootstrap.reach(replicates, self.rows_.trial, alpha, len(self._covariates()))
+
+    def _covariates(self) -> list[int]:
+        """Columns of W that are taken off randomized outcomes."""
         own = self.rows_.randomized
-        used = covariates.usable(self.rows_.of(own), self.w_[own])
-        return bootstrap.reach(replicates, self.rows_.trial, alpha, len(used))
+        return covariates.usable(self.rows_.of(own), self.w_[own])
 
     def _features(self, X: npt.ArrayLike) -> Array:
         check_is_fitted(self)

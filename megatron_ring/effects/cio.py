@@ -193,6 +193,12 @@ class CIO(EffectEstimator):
         least = min(found["runs"]["randomized"].values())
         if least < FEW_RUNS:
             flags.append(f"{least} randomized runs in the smaller arm: intervals are wide")
+        count, used = self.w_.shape[1], len(self._covariates())
+        if used < count:
+            flags.append(
+                f"{count - used} of {count} columns of W cannot be told from the arm or from each "
+                "other in the randomized runs, or those are too few: they are not taken off"
+            )
         spread = float(np.std(self.rows_.trial.y))
         for t, size in found["bias"].items():
             if abs(size["mean"]) > LARGE_BIAS * spread:

@@ -68,6 +68,15 @@ def test_columns_that_cannot_be_told_apart_stay() -> None:
     assert covariates.usable(few.of(few.group < 4), w[rows.group < 4]) == []
 
 
+def test_what_is_not_taken_off_is_told() -> None:
+    made = factorial(3, past=20)
+    both = np.column_stack([made["W"], made["T"]])
+    learners = dict(outcome=LEAST_SQUARES, heterogeneity=LEAST_SQUARES, final="x")
+    for w, told in ((both, ["1 of 2 columns of W cannot"]), (made["W"], [])):
+        flags = CIO(**learners).fit(**{**made, "W": w}).diagnostics()["flags"]
+        assert [flag[:26] for flag in flags if "columns of W" in flag] == told
+
+
 def test_an_estimate_is_of_one_change_whatever_the_others() -> None:
     made = factorial(3, past=20)
     x = np.linspace(-1, 1, 5)[:, None]
