@@ -98,14 +98,12 @@ def test_intervals_are_narrower_and_still_hold_the_effect() -> None:
     x, held, narrower = np.linspace(-1, 1, 4)[:, None], [], []
     for seed in range(60):
         made = factorial(3, noise=0.5, seed=seed)
-        widths = []
-        for given in (made, {**made, "W": None}):
-            alone = RCTOnly("t", LEAST_SQUARES, bootstraps=20).fit(**given)
-            low, high = alone.effect_interval(x, alpha=0.1)
-            widths.append((high - low).mean())
-            if given is made:
-                held += [*((low < 1 + x[:, 0]) & (1 + x[:, 0] < high))]
-        narrower.append(widths[0] / widths[1])
+        alone = RCTOnly("t", LEAST_SQUARES, bootstraps=20)
+        low, high = alone.fit(**made).effect_interval(x, alpha=0.1)
+        held += [*((low < 1 + x[:, 0]) & (1 + x[:, 0] < high))]
+        if seed < 10:
+            others = alone.fit(**{**made, "W": None}).effect_interval(x, alpha=0.1)
+            narrower.append((high - low).mean() / (others[1] - others[0]).mean())
     assert np.mean(held) >= 0.85
     assert np.median(narrower) < 0.5
 
